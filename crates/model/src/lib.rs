@@ -8,8 +8,10 @@
 //! **Invariant:** no I/O. The one exception, on purpose, is [`clock`]: the machine's clock and random
 //! source are read there and nowhere else.
 
+pub mod class;
 pub mod clock;
 pub mod fault;
+pub mod finding;
 pub mod ids;
 pub mod tree;
 pub mod units;
