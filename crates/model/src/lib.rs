@@ -12,6 +12,8 @@ pub mod class;
 pub mod clock;
 pub mod fault;
 pub mod finding;
+pub mod gate;
 pub mod ids;
+pub mod sizing;
 pub mod tree;
 pub mod units;
