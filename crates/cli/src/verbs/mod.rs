@@ -1,0 +1,25 @@
+//! One file a noun. To add one: a module with `Args` and `run`, a variant below, a line in `run`, its
+//! Japanese help in `locale/help.ja.ftl`.
+
+mod doctor;
+mod plan;
+
+use clap::Subcommand;
+
+use crate::{Outcome, ui::Ui};
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Check that this machine has what Kuramori needs
+    Doctor(doctor::Args),
+    /// Plan sizes and windows before anything is bought
+    Plan(plan::Args),
+}
+
+pub(crate) fn run(verb: Verb, ui: &Ui) -> Outcome {
+    match verb {
+        Verb::Doctor(args) => doctor::run(&args, ui),
+        Verb::Plan(args) => plan::run(&args, ui),
+    }
+}
