@@ -174,11 +174,14 @@ impl Fault for Error {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Locked { .. } | Self::LockLost { .. } | Self::Cancelled | Self::Remote { retry: true, .. } => {
-                Kind::Retry
-            }
+            Self::Locked { .. }
+            | Self::LockLost { .. }
+            | Self::Cancelled
+            | Self::Remote { retry: true, .. } => Kind::Retry,
             Self::Io { source, .. } => match source.kind() {
-                io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Kind::Retry,
+                io::ErrorKind::Interrupted | io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => {
+                    Kind::Retry
+                }
                 _ => Kind::Fix,
             },
             Self::Missing { .. } | Self::Damaged { .. } => Kind::Damaged,
@@ -193,7 +196,9 @@ impl Fault for Error {
             Self::NotFound { place } => {
                 format!("check the place, or make a repository there with `kuramori repo init -r {place}`")
             }
-            Self::Exists { .. } => "nothing was changed; use another place, or check the repository".to_owned(),
+            Self::Exists { .. } => {
+                "nothing was changed; use another place, or check the repository".to_owned()
+            }
             Self::Missing { .. } | Self::Damaged { .. } => {
                 "run `kuramori repo check --read-data`, then bring the file back from another copy".to_owned()
             }
@@ -207,8 +212,12 @@ impl Fault for Error {
                     .to_owned()
             }
             Self::LockLost { .. } => "run it again; nothing of this run is visible".to_owned(),
-            Self::Io { .. } => "see that the place is mounted and this user may read and write there".to_owned(),
-            Self::Remote { .. } => "see that the server runs and can be reached, then run it again".to_owned(),
+            Self::Io { .. } => {
+                "see that the place is mounted and this user may read and write there".to_owned()
+            }
+            Self::Remote { .. } => {
+                "see that the server runs and can be reached, then run it again".to_owned()
+            }
             Self::Login { .. } => "check the login, and whether its role allows this".to_owned(),
             Self::Invalid { hint, .. } => hint.clone(),
             Self::Cancelled => return None,

@@ -12,7 +12,22 @@
 //! **Invariant:** this crate never reads the wall clock or the machine's random source itself (they are handed
 //! in), never serves a blob whose hash is not its id, and does not know what a hospital is.
 
+mod bits;
+pub mod check;
+mod context;
 pub mod error;
+pub mod forget;
+pub mod format;
+pub mod index;
+mod live;
+pub mod lock;
+pub mod mirror;
+pub mod progress;
+pub mod repository;
+pub mod restore;
 pub mod store;
+pub mod walk;
 
+pub use context::{Cancel, Context};
 pub use error::{Error, Result};
+pub use repository::{Indexed, Opened, Repository, Secret};

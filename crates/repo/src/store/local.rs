@@ -6,8 +6,8 @@
 use std::{
     io::{self, Read},
     os::{
-        fd::{AsFd, AsRawFd},
-        unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, FileExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -112,18 +112,11 @@ fn read_error(kind: FileKind, id: FileId, error: io::Error) -> Error {
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {
-    let dir = fs::OpenOptions::new().read(true).custom_flags(libc_directory()).open(dir)?;
-    rustix::fs::fsync(dir.file().as_fd())?;
-    Ok(())
-}
-
-fn libc_directory() -> i32 {
-    i32::try_from(rustix::fs::OFlags::DIRECTORY.bits()).unwrap_or(0)
+    File::open(dir)?.sync_all()
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
-    use fs_err::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
 impl Store for LocalStore {
@@ -195,7 +188,7 @@ impl Store for LocalStore {
             let spool = match payload {
                 Payload::Spool(spool) => spool,
                 Payload::Bytes(bytes) => {
-                    let mut spool = Spool::new_in(dir).map_err(io::Error::other)?;
+                    let mut spool = Spool::open_in(dir)?;
                     io::Write::write_all(&mut spool, bytes)?;
                     made = spool;
                     &made

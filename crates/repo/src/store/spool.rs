@@ -24,17 +24,19 @@ impl Spool {
     /// Uses Linux's `O_TMPFILE`; where the file system knows none (NFS, some FUSE), a named file that is
     /// unlinked at once, which a store then has to copy.
     pub fn new_in(dir: &Path) -> Result<Self> {
+        Self::open_in(dir).map_err(|error| Error::io("make a spool file in", dir.to_string_lossy(), error))
+    }
+
+    pub(crate) fn open_in(dir: &Path) -> io::Result<Self> {
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         let file = match rustix::fs::open(dir, flags, Mode::from_raw_mode(0o600)) {
-            Ok(fd) => File::from_parts(std::fs::File::from(fd), dir.join("(spool)")),
+            Ok(fd) => std::fs::File::from(fd),
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
-                let file = tempfile::tempfile_in(dir)
-                    .map_err(|error| Error::io("make a spool file in", dir.to_string_lossy(), error))?;
-                File::from_parts(file, dir.join("(spool)"))
+                tempfile::tempfile_in(dir)?
             }
-            Err(error) => return Err(Error::io("make a spool file in", dir.to_string_lossy(), error.into())),
+            Err(error) => return Err(error.into()),
         };
-        Ok(Self { file, len: 0 })
+        Ok(Self { file: File::from_parts(file, dir.join("(spool)")), len: 0 })
     }
 
     /// Size in bytes.

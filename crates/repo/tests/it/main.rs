@@ -1,0 +1,8 @@
+//! The engine from outside: against golden bytes, against Debian's `restic`, against damage.
+
+mod common;
+mod foreign;
+mod format;
+mod keys;
+mod locks;
+mod store;
