@@ -1,0 +1,329 @@
+//! What the register says about a source. Unknown keys are errors; secrets are only ever named by a file.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
+
+use kuramori_model::units::Bytes;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use crate::Error;
+
+/// One source of a system, told apart by `kind`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Config {
+    /// A dump folder on a share.
+    Smb(SmbConfig),
+    /// A PostgreSQL server.
+    Postgres(PostgresConfig),
+}
+
+/// A length of time as people write it: `30s`, `5 min`, `2h 30m`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span(pub Duration);
+
+/// A folder on an SMB share that is read without an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmbConfig {
+    /// Host name or address.
+    pub server: String,
+    /// TCP port.
+    #[serde(default = "port_smb")]
+    pub port: u16,
+    /// The share's name.
+    pub share: String,
+    /// Folder inside the share, `/` between the parts; empty for the whole share.
+    #[serde(default)]
+    pub folder: String,
+    /// The read-only account.
+    pub user: String,
+    /// The account's domain or workgroup; empty for a local account.
+    #[serde(default)]
+    pub domain: String,
+    /// File that holds the password and nothing else.
+    pub password_file: PathBuf,
+    /// When the dump is whole. Without it each file is taken as it is found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker: Option<MarkerConfig>,
+    /// Names (or, with a `/`, paths inside the folder) that are left out; `*` and `?` match, case does not.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// How often a file that is in use, changing or vanished is tried again before it counts as unreadable.
+    #[serde(default = "tries")]
+    pub retries: u32,
+    /// Pause between those tries.
+    #[serde(default = "pause")]
+    pub retry_pause: Span,
+    /// How often a broken connection is brought back in one run.
+    #[serde(default = "reconnects")]
+    pub reconnects: u32,
+    /// How long one attempt to bring it back may take, waiting for the server included.
+    #[serde(default = "reconnect_within")]
+    pub reconnect_within: Span,
+    /// Which server it has to be.
+    #[serde(default)]
+    pub expect: SmbExpect,
+}
+
+/// The vendor's sign that the nightly dump is finished.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarkerConfig {
+    /// Name of the marker, `*` and `?` match: `DUMP_OK_*.txt`.
+    pub pattern: String,
+    /// Folder that holds it, inside the dump folder; empty for the dump folder itself.
+    #[serde(default)]
+    pub folder: String,
+    /// How long to wait for a fitting marker before the run fails.
+    #[serde(default)]
+    pub wait: Span,
+    /// Pause between looks while waiting.
+    #[serde(default = "poll")]
+    pub poll: Span,
+    /// Two looks this far apart must show the same files; `0s` trusts the first look.
+    #[serde(default = "settle")]
+    pub settle: Span,
+    /// A marker older than this is of an earlier dump.
+    #[serde(default = "max_age")]
+    pub max_age: Span,
+    /// How much newer than the marker a file may be (clocks with coarse steps).
+    #[serde(default = "slack")]
+    pub slack: Span,
+}
+
+/// Marks of an SMB server's identity; what is absent is not checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmbExpect {
+    /// The server's GUID as the report shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_guid: Option<String>,
+    /// The volume's serial number as the report shows it, eight hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume_serial: Option<String>,
+}
+
+/// A PostgreSQL server that is copied by the replication protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresConfig {
+    /// Host name or address.
+    pub server: String,
+    /// TCP port.
+    #[serde(default = "port_postgres")]
+    pub port: u16,
+    /// An account with the REPLICATION attribute.
+    pub user: String,
+    /// File that holds the password; absent where the server trusts the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Encrypt and check the server's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+    /// How the server prepares: `fast` at once, `spread` gently over its checkpoint time.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+    /// Highest rate at which the *server* reads its disk for us, per second: `20 MB`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rate: Option<Bytes>,
+    /// Hold the write-ahead log that the backup needs by a temporary slot, so that a busy server does not
+    /// throw it away meanwhile.
+    #[serde(default = "yes")]
+    pub hold_wal: bool,
+    /// How long connecting may take.
+    #[serde(default = "connect_within")]
+    pub connect_within: Span,
+    /// Which server it has to be.
+    #[serde(default)]
+    pub expect: PostgresExpect,
+}
+
+/// TLS with a certificate authority of the hospital's own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// PEM file with the authorities to trust, and no others.
+    pub ca_file: PathBuf,
+    /// Name in the server's certificate, if it is not `server`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+}
+
+/// How PostgreSQL makes the checkpoint that a backup starts from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Checkpoint {
+    /// At once, with a burst of writes.
+    #[default]
+    Fast,
+    /// Over the server's usual checkpoint time.
+    Spread,
+}
+
+/// Marks of a PostgreSQL cluster's identity; what is absent is not checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PostgresExpect {
+    /// The cluster's system identifier, given at `initdb`. Text, because the number does not fit TOML's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system_identifier: Option<String>,
+}
+
+fn port_smb() -> u16 {
+    445
+}
+fn port_postgres() -> u16 {
+    5432
+}
+fn yes() -> bool {
+    true
+}
+fn tries() -> u32 {
+    3
+}
+fn reconnects() -> u32 {
+    5
+}
+fn pause() -> Span {
+    Span(Duration::from_secs(1))
+}
+fn reconnect_within() -> Span {
+    Span(Duration::from_mins(1))
+}
+fn connect_within() -> Span {
+    Span(Duration::from_secs(10))
+}
+fn poll() -> Span {
+    Span(Duration::from_secs(30))
+}
+fn settle() -> Span {
+    Span(Duration::from_secs(10))
+}
+fn max_age() -> Span {
+    Span(Duration::from_hours(20))
+}
+fn slack() -> Span {
+    Span(Duration::from_secs(2))
+}
+
+impl Config {
+    /// Finds what serde cannot: empty names, impossible patterns.
+    pub fn check(&self) -> Result<(), Error> {
+        let empty: BTreeMap<&str, bool> = match self {
+            Self::Smb(c) => [
+                ("server", c.server.is_empty()),
+                ("share", c.share.is_empty() || c.share.contains(['/', '\\'])),
+                ("user", c.user.is_empty()),
+                ("folder", c.folder.split('/').any(|part| part == ".." || part.contains('\\'))),
+                (
+                    "marker.pattern",
+                    c.marker.as_ref().is_some_and(|m| m.pattern.is_empty() || m.pattern.contains('/')),
+                ),
+                (
+                    "marker.folder",
+                    c.marker
+                        .as_ref()
+                        .is_some_and(|m| m.folder.split('/').any(|p| p == ".." || p.contains('\\'))),
+                ),
+            ]
+            .into(),
+            Self::Postgres(c) => [
+                ("server", c.server.is_empty()),
+                ("user", c.user.is_empty()),
+                // The server's own limits for MAX_RATE: 32 kB/s to 1 GB/s.
+                ("max_rate", c.max_rate.is_some_and(|r| !(32 << 10..=1 << 30).contains(&r.0))),
+            ]
+            .into(),
+        };
+        match empty.into_iter().find(|(_, bad)| *bad) {
+            Some((key, _)) => Err(Error::Config(format!("`{key}` is empty or out of bounds"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads a password file: one line, not readable by everybody.
+pub(crate) fn password(path: &PathBuf) -> Result<Zeroizing<String>, Error> {
+    use std::os::unix::fs::PermissionsExt;
+    let bad = |why: String| Error::PasswordFile { path: path.display().to_string(), why };
+    let meta = fs_err::metadata(path).map_err(|error| bad(error.to_string()))?;
+    if meta.permissions().mode() & 0o004 != 0 {
+        return Err(bad("everybody on this machine may read it".into()));
+    }
+    let text = Zeroizing::new(fs_err::read_to_string(path).map_err(|error| bad(error.to_string()))?);
+    let line = text.trim_end_matches(['\r', '\n']);
+    if line.is_empty() {
+        return Err(bad("it is empty".into()));
+    }
+    Ok(Zeroizing::new(line.to_owned()))
+}
+
+impl FromStr for Span {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Self, jiff::Error> {
+        let span: jiff::SignedDuration = text.trim().parse()?;
+        Ok(Self(Duration::try_from(span)?))
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::SignedDuration::try_from(self.0) {
+            Ok(span) => write!(f, "{span:#}"),
+            Err(_) => write!(f, "{}s", self.0.as_secs()),
+        }
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|error| {
+            serde::de::Error::custom(format!(
+                "`{text}` is not a length of time; write for example `30s` or `2h`: {error}"
+            ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_register_entry_reads_and_refuses_unknown_keys() {
+        let text = r#"
+            kind = "smb"
+            server = "10.77.4.2"
+            share = "dump"
+            user = "kuramori"
+            password_file = "/etc/kuramori/oph.secret"
+            [marker]
+            pattern = "DUMP_OK_*"
+            wait = "2h 30m"
+        "#;
+        let config: Config = toml::from_str(text).unwrap();
+        let Config::Smb(smb) = &config else { panic!("{config:?}") };
+        assert_eq!(smb.marker.as_ref().unwrap().wait, Span(Duration::from_mins(150)));
+        assert_eq!(toml::from_str::<Config>(&toml::to_string(&config).unwrap()).unwrap(), config);
+        assert!(toml::from_str::<Config>(&format!("{text}\nwiat = \"2h\"")).is_err());
+        assert!(toml::from_str::<Config>(&text.replace("2h 30m", "90")).is_err());
+        assert!(toml::from_str::<Config>(&text.replace("2h 30m", "-1h")).is_err());
+    }
+
+    #[test]
+    fn a_folder_cannot_climb_out_of_the_share() {
+        let text =
+            "kind=\"smb\"\nserver=\"a\"\nshare=\"s\"\nuser=\"u\"\npassword_file=\"/p\"\nfolder=\"a/../..\"";
+        assert!(toml::from_str::<Config>(text).unwrap().check().is_err());
+        assert!(toml::from_str::<Config>(&text.replace("a/../..", "a/b")).unwrap().check().is_ok());
+    }
+}

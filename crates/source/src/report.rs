@@ -1,0 +1,144 @@
+//! What a finished run knows, for the judge and for the evidence. Stored as JSON beside the restore point.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// The same sentence for Japanese and English readers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statement {
+    /// 日本語.
+    pub ja: String,
+    /// English.
+    pub en: String,
+}
+
+/// The outcome of one complete run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Items handed to the sink, folders included, faults not.
+    pub items: u64,
+    /// Files among them.
+    pub files: u64,
+    /// Bytes of content, kept files included.
+    pub bytes: u64,
+    /// Files whose content was taken over unread from the previous restore point.
+    pub kept: u64,
+    /// Newest modification time among the files; by the source's clock.
+    pub newest: Option<Timestamp>,
+    /// When reading began, by our wall clock.
+    pub begun: Timestamp,
+    /// Seconds from begin to end on the boot clock, waiting for a marker included.
+    pub seconds: f64,
+    /// Seconds of these spent waiting for the marker and looking whether the dump is whole.
+    pub waited_seconds: f64,
+    /// Items that could not be read: the restore point is incomplete unless this is 0.
+    pub fault_count: u64,
+    /// The first of them, at most [`LISTED`].
+    pub faults: Vec<ItemFault>,
+    /// Connections that had to be brought back.
+    pub reconnects: u32,
+    /// What the restore point can promise.
+    pub consistency: Statement,
+    /// Which server this came from.
+    pub origin: Origin,
+}
+
+/// How many faults a report lists by name.
+pub const LISTED: usize = 100;
+
+/// An item that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemFault {
+    /// Its path in the tree.
+    pub path: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Where a restore point came from, with the marks by which the same server is known again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Origin {
+    /// A share.
+    Smb(SmbOrigin),
+    /// A PostgreSQL cluster.
+    Postgres(PostgresOrigin),
+}
+
+/// Facts about a share.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SmbOrigin {
+    /// Host and port.
+    pub server: String,
+    /// Share.
+    pub share: String,
+    /// Folder in the share.
+    pub folder: String,
+    /// The server's GUID.
+    pub server_guid: String,
+    /// The volume's serial number, eight hexadecimal digits.
+    pub volume_serial: String,
+    /// The volume's label.
+    pub volume_label: String,
+    /// Dialect, e.g. `3.1.1`.
+    pub dialect: String,
+    /// Whether the connection was encrypted (it is always signed unless the server cannot).
+    pub encrypted: bool,
+    /// The marker that vouched for the dump.
+    pub marker: Option<MarkerSeen>,
+}
+
+/// The vendor's marker as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkerSeen {
+    /// Its name.
+    pub name: String,
+    /// Its modification time, by the file server's clock.
+    pub time: Timestamp,
+    /// Its size in bytes.
+    pub size: u64,
+    /// SHA-256 of its content in hexadecimal.
+    pub sha256: String,
+}
+
+/// Facts about a PostgreSQL cluster.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PostgresOrigin {
+    /// Host and port.
+    pub server: String,
+    /// The cluster's system identifier.
+    pub system_identifier: String,
+    /// Timeline at the start.
+    pub timeline: u32,
+    /// Timeline at the end; another one than at the start only on a standby that was promoted.
+    pub timeline_end: u32,
+    /// Where the backup starts in the write-ahead log.
+    pub lsn_start: String,
+    /// The backup is consistent from here on.
+    pub lsn_end: String,
+    /// `server_version` as the server says it.
+    pub version: String,
+    /// Size of all tablespaces as the server estimated it, in bytes.
+    pub database_bytes: u64,
+    /// Whether the cluster has page checksums; with them the server checked each page while sending it.
+    pub data_checksums: bool,
+    /// Tablespaces outside the data directory.
+    pub tablespaces: Vec<Tablespace>,
+    /// Files that the manifest lists, all of which were received.
+    pub manifest_files: u64,
+    /// SHA-256 of the manifest, as the manifest itself states and we recomputed.
+    pub manifest_sha256: String,
+    /// Settings that a server needs on the command line for its first start on the restored tree.
+    pub start_options: Vec<String>,
+    /// Whether the connection was encrypted.
+    pub encrypted: bool,
+}
+
+/// A tablespace outside the data directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    /// Its number; the restored content is in `pg_tblspc/<oid>`.
+    pub oid: u32,
+    /// Where it lay on the source.
+    pub path: String,
+}
