@@ -1,0 +1,336 @@
+//! `server.toml`: what it may say, where it comes from, and what it means.
+//!
+//! Later layers win: defaults, `server.toml`, `conf.d/*.toml` beside it in the order of their names, the
+//! environment ([`ENVIRONMENT`]), then `--set table.key=value`. An unknown key stops the start, because a
+//! mistyped key that is ignored is a backup that silently never ran. Secrets are never values, only files.
+
+mod error;
+mod layer;
+mod span;
+
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use jiff::{civil::Time, tz::TimeZone};
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    error::{ConfigError, Place},
+    span::{BadSpan, Span},
+};
+
+/// Environment variables and the keys that they set.
+pub const ENVIRONMENT: [(&str, &str); 8] = [
+    ("KURAMORI_SERVER_DATA", "store.data"),
+    ("KURAMORI_SERVER_REPOSITORIES", "store.repositories"),
+    ("KURAMORI_SERVER_CATALOG", "store.catalog"),
+    ("KURAMORI_SERVER_SOCKET", "admin.socket"),
+    ("KURAMORI_SERVER_CONSOLE", "console.listen"),
+    ("KURAMORI_SERVER_LISTEN", "serve.listen"),
+    ("KURAMORI_SERVER_LANGUAGE", "language"),
+    ("KURAMORI_SERVER_TIME_ZONE", "time_zone"),
+];
+
+/// A language of the console, the mails and the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Language {
+    /// Japanese
+    Ja,
+    /// English
+    En,
+}
+
+/// How the way to the mail server is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MailSecurity {
+    /// Plain SMTP: for a relay inside the hospital.
+    None,
+    /// Plain SMTP that must turn to TLS before anything is said.
+    Starttls,
+    /// TLS from the first byte.
+    Tls,
+}
+
+/// Everything that the server needs to know to start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The hospital's name, as the console shows it.
+    pub hospital: String,
+    /// Language where the reader has not chosen.
+    pub language: Language,
+    /// The hospital's time zone: schedules, days of generations, times on the screen.
+    pub zone: TimeZone,
+    /// Catalog, keys, certificates, spool.
+    pub data: PathBuf,
+    /// One folder per repository.
+    pub repositories: PathBuf,
+    /// The catalog's URL.
+    pub catalog: String,
+    /// The admin API's unix socket (mode 0600).
+    pub socket: PathBuf,
+    /// The console's address; read-only HTTP.
+    pub console: SocketAddr,
+    /// The repository server.
+    pub serve: Serve,
+    /// How often the scheduler looks for due work.
+    pub tick: Duration,
+    /// Backup jobs that may run at the same time on different departmental servers.
+    pub jobs: usize,
+    /// How often the judge looks for absence and nonsense.
+    pub judge_every: Duration,
+    /// Which generations the primary keeps.
+    pub retention: Retention,
+    /// Where notices go; `None` shows them on the screen only, and the screen says so.
+    pub mail: Option<Mail>,
+    /// What the site watches of the gate.
+    pub gate: Option<Gate>,
+    /// The vault's key for its signed reports, as enrolment printed it.
+    pub vault_key: Option<String>,
+    /// Age from which the vault's last report counts as missing.
+    pub report_due: Duration,
+    /// Where each value came from, for `config show --origin`.
+    pub origins: BTreeMap<String, String>,
+}
+
+/// The repository server's address and identity.
+#[derive(Debug, Clone)]
+pub struct Serve {
+    /// Where stock restic clients and the vault connect (TLS).
+    pub listen: SocketAddr,
+    /// DNS names and addresses in the certificate that `server init` makes.
+    pub names: Vec<String>,
+    /// PEM file with the certificate chain.
+    pub certificate: PathBuf,
+    /// PEM file with the private key.
+    pub key: PathBuf,
+}
+
+/// Generations that the primary keeps: the newest complete restore point of so many days, weeks, months.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Days.
+    pub daily: u32,
+    /// Weeks.
+    pub weekly: u32,
+    /// Months.
+    pub monthly: u32,
+    /// How often the plan is made.
+    pub every: Duration,
+}
+
+/// The mail relay and its recipients.
+#[derive(Debug, Clone)]
+pub struct Mail {
+    /// Host name or address, without port.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// Protection of the connection.
+    pub security: MailSecurity,
+    /// Sender.
+    pub from: String,
+    /// Recipients.
+    pub to: Vec<String>,
+    /// Login, where the relay wants one.
+    pub user: Option<String>,
+    /// File with its password.
+    pub password_file: Option<PathBuf>,
+    /// Local time of the daily notice that everything still runs.
+    pub heartbeat: Time,
+}
+
+/// What the site itself can see of the gate.
+#[derive(Debug, Clone)]
+pub struct Gate {
+    /// An address behind the gate that must not answer while it is closed.
+    pub probe: Option<SocketAddr>,
+    /// How often to look.
+    pub every: Duration,
+    /// Read-only SNMP to the guarded switch.
+    pub snmp: Option<Snmp>,
+}
+
+/// Read-only SNMPv3 login at the guarded switch.
+#[derive(Debug, Clone)]
+pub struct Snmp {
+    /// The switch's management address.
+    pub address: SocketAddr,
+    /// SNMPv3 user that may only read.
+    pub user: String,
+    /// File with its authentication password.
+    pub auth_password_file: PathBuf,
+    /// File with its privacy password.
+    pub privacy_password_file: PathBuf,
+    /// The guarded port's `ifName`.
+    pub interface: String,
+}
+
+impl Config {
+    /// Reads `file`, the `conf.d` folder beside it, the environment given as pairs, and `--set` pairs.
+    pub fn load(file: Option<&Path>, environment: &[(String, String)], set: &[String]) -> Result<Self, ConfigError> {
+        let mut sources = Vec::new();
+        if let Some(file) = file {
+            sources.push(layer::check(&file.display().to_string(), &fs_err::read_to_string(file).map_err(ConfigError::Read)?)?);
+            for path in fragments(&file.with_file_name("conf.d"))? {
+                let text = fs_err::read_to_string(&path).map_err(ConfigError::Read)?;
+                sources.push(layer::check(&path.display().to_string(), &text)?);
+            }
+        }
+        for (name, key) in ENVIRONMENT {
+            if let Some((_, value)) = environment.iter().find(|(given, _)| given == name) {
+                sources.push(layer::single(&format!("environment {name}"), key, value)?);
+            }
+        }
+        for pair in set {
+            let (key, value) = pair.split_once('=').ok_or_else(|| ConfigError::Value {
+                place: Place { origin: "--set".to_owned(), line: None },
+                key: None,
+                message: format!("`{pair}` is not of the form `table.key=value`"),
+            })?;
+            sources.push(layer::single("--set", key.trim(), value.trim())?);
+        }
+        Self::resolve(sources)
+    }
+
+    /// Reads one TOML text alone; for tests and tools.
+    pub fn from_text(origin: &str, text: &str) -> Result<Self, ConfigError> {
+        Self::resolve(vec![layer::check(origin, text)?])
+    }
+
+    fn resolve(sources: Vec<layer::Source>) -> Result<Self, ConfigError> {
+        let (table, origins) = layer::merge(sources);
+        let bad = |key: &str, message: String| ConfigError::Value {
+            place: Place { origin: origins.get(key).cloned().unwrap_or_else(|| "default".to_owned()), line: None },
+            key: Some(key.to_owned()),
+            message,
+        };
+        let layer: layer::Layer = toml::Value::Table(table)
+            .try_into()
+            .map_err(|error: toml::de::Error| bad("server.toml", error.message().to_owned()))?;
+
+        let data = layer.store.data.ok_or(ConfigError::Missing { key: "store.data" })?;
+        if !data.is_absolute() {
+            return Err(bad("store.data", "must be an absolute path".to_owned()));
+        }
+        let zone = match layer.time_zone {
+            Some(name) => TimeZone::get(&name)
+                .map_err(|_| bad("time_zone", format!("`{name}` is not a time zone; write for example `Asia/Tokyo`")))?,
+            None => TimeZone::system(),
+        };
+        let any = |port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
+        let retention = Retention {
+            daily: layer.retention.daily.unwrap_or(14),
+            weekly: layer.retention.weekly.unwrap_or(8),
+            monthly: layer.retention.monthly.unwrap_or(6),
+            every: layer.retention.every.map_or(Duration::from_hours(24), |span| span.0),
+        };
+        if retention.daily == 0 {
+            return Err(bad("retention.daily", "must keep at least one day".to_owned()));
+        }
+        let tick = layer.schedule.tick.map_or(Duration::from_secs(5), |span| span.0);
+        let judge_every = layer.judge.every.map_or(Duration::from_secs(60), |span| span.0);
+        for (key, time) in [("schedule.tick", tick), ("judge.every", judge_every)] {
+            if !(Duration::from_millis(100)..=Duration::from_hours(1)).contains(&time) {
+                return Err(bad(key, "must lie between 100ms and 1h".to_owned()));
+            }
+        }
+        Ok(Self {
+            hospital: layer.hospital.unwrap_or_default(),
+            language: layer.language.unwrap_or(Language::Ja),
+            zone,
+            repositories: layer.store.repositories.unwrap_or_else(|| data.join("repositories")),
+            catalog: layer.store.catalog.unwrap_or_else(|| format!("sqlite:{}", data.join("catalog.db").display())),
+            socket: layer.admin.socket.unwrap_or_else(|| data.join("admin.sock")),
+            console: layer.console.listen.unwrap_or_else(|| any(8080)),
+            serve: Serve {
+                listen: layer.serve.listen.unwrap_or_else(|| any(8443)),
+                names: layer.serve.names.unwrap_or_else(|| vec!["localhost".to_owned(), "127.0.0.1".to_owned()]),
+                certificate: layer.serve.certificate.unwrap_or_else(|| data.join("tls/server.pem")),
+                key: layer.serve.key.unwrap_or_else(|| data.join("tls/server.key")),
+            },
+            tick,
+            jobs: usize::from(layer.schedule.jobs.unwrap_or(2).max(1)),
+            judge_every,
+            retention,
+            mail: layer.mail.map(|mail| mail_of(mail, &bad)).transpose()?,
+            gate: layer.gate.map(gate_of).transpose()?,
+            vault_key: layer.vault.public_key,
+            report_due: layer.vault.report_due.map_or(Duration::from_hours(26), |span| span.0),
+            data,
+            origins,
+        })
+    }
+}
+
+/// The `*.toml` files of a folder in the order of their names; none where there is no folder.
+fn fragments(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut found = Vec::new();
+    if folder.is_dir() {
+        for entry in fs_err::read_dir(folder).map_err(ConfigError::Read)? {
+            let path = entry.map_err(ConfigError::Read)?.path();
+            if path.extension().is_some_and(|ext| ext == "toml") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn mail_of(mail: layer::Mail, bad: &dyn Fn(&str, String) -> ConfigError) -> Result<Mail, ConfigError> {
+    let server = mail.server.ok_or(ConfigError::Missing { key: "mail.server" })?;
+    let (host, port) = server
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
+        .ok_or_else(|| bad("mail.server", format!("`{server}` lacks its port; write for example `mail.example:25`")))?;
+    let to = mail.to.unwrap_or_default();
+    if to.is_empty() {
+        return Err(ConfigError::Missing { key: "mail.to" });
+    }
+    let heartbeat = mail.heartbeat.as_deref().unwrap_or("07:30");
+    let heartbeat = Time::strptime("%H:%M", heartbeat)
+        .map_err(|_| bad("mail.heartbeat", format!("`{heartbeat}` is not a time of day; write for example `07:30`")))?;
+    Ok(Mail {
+        host,
+        port,
+        security: mail.security.unwrap_or(MailSecurity::None),
+        from: mail.from.ok_or(ConfigError::Missing { key: "mail.from" })?,
+        to,
+        user: mail.user,
+        password_file: mail.password_file,
+        heartbeat,
+    })
+}
+
+fn gate_of(gate: layer::Gate) -> Result<Gate, ConfigError> {
+    let snmp = gate
+        .snmp
+        .map(|snmp| {
+            Ok(Snmp {
+                address: snmp.address.ok_or(ConfigError::Missing { key: "gate.snmp.address" })?,
+                user: snmp.user.ok_or(ConfigError::Missing { key: "gate.snmp.user" })?,
+                auth_password_file: snmp
+                    .auth_password_file
+                    .ok_or(ConfigError::Missing { key: "gate.snmp.auth_password_file" })?,
+                privacy_password_file: snmp
+                    .privacy_password_file
+                    .ok_or(ConfigError::Missing { key: "gate.snmp.privacy_password_file" })?,
+                interface: snmp.interface.ok_or(ConfigError::Missing { key: "gate.snmp.interface" })?,
+            })
+        })
+        .transpose()?;
+    Ok(Gate { probe: gate.probe, every: gate.every.map_or(Duration::from_secs(5), |span| span.0), snmp })
+}
+
+/// The first line of a secret's file.
+pub fn secret(key: &'static str, path: &Path) -> Result<String, ConfigError> {
+    let text = fs_err::read_to_string(path)
+        .map_err(|source| ConfigError::Secret { key, path: path.to_owned(), source })?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}

@@ -1,0 +1,15 @@
+//! The site server: it joins the rooms.
+//!
+//! *In* come requests on the admin socket, the schedule's hours, restic clients' commits, the vault's signed
+//! reports and what the site's own probe sees of the gate. *Out* go restore points in the repositories, rows
+//! in the catalog, alarms and mails, and one read-only page that says whether the hospital could come back,
+//! and from when. What can go wrong here is mostly joining: a job whose owner died, a notice that nobody
+//! could deliver, a report that never came; each of these is shown, none is smoothed over.
+//!
+//! **Invariant:** no logic that a room should hold, no SQL, no route on TCP that changes anything.
+
+pub mod config;
+pub mod console;
+pub mod facts;
+pub mod lang;
+mod page;
