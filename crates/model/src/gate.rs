@@ -305,6 +305,9 @@ pub struct Seen {
     pub run: u64,
     /// A probe of the approved flow got any answer, or its result is unknown. Unknown counts as open.
     pub path_open: bool,
+    /// Some probe could not be made; `path_open` is then true as well.
+    #[serde(default)]
+    pub unknown: bool,
     /// What must never answer and did (`10.77.1.2:22`), or could not be probed.
     pub unapproved: Vec<String>,
     /// Received bytes of the guarded interface since it exists.

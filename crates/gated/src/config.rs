@@ -1,0 +1,109 @@
+//! The configuration file. Unknown keys and impossible values are errors that name the key.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use kuramori_gate::{
+    machine::{Flow, Policy},
+    nft::NftConfig,
+    switch::SwitchConfig,
+};
+use kuramori_model::gate::{BootId, Layer, VerifyingKey};
+use serde::Deserialize;
+
+/// All of `gated.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Config {
+    /// Where the log is kept.
+    pub(crate) state_dir: PathBuf,
+    /// The socket with the verbs; mode 0600, owned by the first allowed user.
+    pub(crate) socket: PathBuf,
+    /// Users that may connect to it.
+    pub(crate) allowed_uids: Vec<u32>,
+    /// The socket on which the observer speaks; mode 0600, owned by the first of its users.
+    pub(crate) observer_socket: PathBuf,
+    /// Users that may speak there.
+    pub(crate) observer_uids: Vec<u32>,
+    /// The vault's public keys.
+    pub(crate) vault_keys: Vec<VerifyingKey>,
+    /// The officers' public keys.
+    #[serde(default)]
+    pub(crate) officer_keys: Vec<VerifyingKey>,
+    /// How many officers a release needs.
+    #[serde(default = "two")]
+    pub(crate) release_quorum: usize,
+    /// The lease's time to live.
+    #[serde(default = "three")]
+    pub(crate) ttl_seconds: u32,
+    /// Open path within 24 hours at most.
+    #[serde(default = "hour")]
+    pub(crate) daily_budget_seconds: u64,
+    /// Layers whose dead-man somebody has tested on this device.
+    #[serde(default)]
+    pub(crate) dead_man_tested: Vec<Layer>,
+    /// The flows that may ever be opened.
+    #[serde(default)]
+    pub(crate) flow: Vec<Flow>,
+    /// Layer A.
+    pub(crate) packet_filter: NftConfig,
+    /// Layer C.
+    pub(crate) switch: Option<SwitchConfig>,
+}
+
+const fn two() -> usize {
+    2
+}
+
+const fn three() -> u32 {
+    3
+}
+
+const fn hour() -> u64 {
+    3600
+}
+
+impl Config {
+    pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = fs_err::read_to_string(path)?;
+        let config: Self = toml::from_str(&text).with_context(|| format!("`{}`", path.display()))?;
+        config.validate().with_context(|| format!("`{}`", path.display()))?;
+        Ok(config)
+    }
+
+    fn validate(&self) -> anyhow::Result<()> {
+        ensure!((1..=3).contains(&self.ttl_seconds), "`ttl_seconds` must be 1, 2 or 3");
+        ensure!(self.daily_budget_seconds <= 86_400, "`daily_budget_seconds` is more than a day has");
+        ensure!(!self.allowed_uids.is_empty(), "`allowed_uids` names nobody");
+        ensure!(!self.observer_uids.is_empty(), "`observer_uids` names nobody");
+        ensure!(!self.vault_keys.is_empty(), "`vault_keys` names no key");
+        ensure!(self.release_quorum >= 1, "`release_quorum` must be at least 1");
+        ensure!(
+            self.officer_keys.is_empty() || self.officer_keys.len() >= self.release_quorum,
+            "`release_quorum` is more than there are `officer_keys`"
+        );
+        ensure!(
+            self.packet_filter.inside != self.packet_filter.outside,
+            "`packet_filter.inside` and `outside` are the same interface"
+        );
+        Ok(())
+    }
+
+    pub(crate) fn policy(&self, mut layers: Vec<Layer>) -> anyhow::Result<Policy> {
+        let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        layers.sort_unstable();
+        Ok(Policy {
+            layers,
+            dead_man_tested: self.dead_man_tested.clone(),
+            keys: self.vault_keys.clone(),
+            officers: self.officer_keys.clone(),
+            quorum: self.release_quorum,
+            flows: self.flow.clone(),
+            ttl_s: self.ttl_seconds,
+            // A lease of 1 s is renewed three times within its life, a longer one each second.
+            renew_ms: if self.ttl_seconds == 1 { 300 } else { 1000 },
+            daily_budget_s: self.daily_budget_seconds,
+            ..Policy::new(BootId::new(&boot)?)
+        })
+    }
+}
