@@ -126,6 +126,7 @@ impl Finding {
 
     /// Adds a record that the finding rests on.
     #[must_use]
+    #[expect(clippy::needless_pass_by_value, reason = "callers write numbers and literals in place")]
     pub fn seen_in(mut self, record: impl ToString) -> Self {
         self.evidence.push(record.to_string());
         self

@@ -23,6 +23,9 @@ use crate::{
     store::{FileId, FileKind},
 };
 
+/// What the index files say of each pack, by offset.
+type PackBlobs = HashMap<FileId, Vec<PackedBlob>>;
+
 /// How thorough a check is.
 #[derive(Debug, Clone, Copy)]
 pub struct CheckOptions {
@@ -64,6 +67,12 @@ impl Checked {
         self.damages.is_empty()
     }
 
+    fn note_all(&mut self, errors: &[Error]) {
+        for error in errors {
+            self.note(error);
+        }
+    }
+
     fn note(&mut self, error: &Error) {
         self.damages.push(Damage { code: error.code(), what: chain(error) });
     }
@@ -97,7 +106,7 @@ impl Repository<Opened> {
         let (repository, packs) = self.load_what_opens(&mut checked)?;
         self.check_presence(&packs, &mut checked)?;
         let live = repository.live(roots, cancel)?;
-        live.flaws.iter().for_each(|flaw| checked.note(flaw));
+        checked.note_all(&live.flaws);
         if options.read_data {
             repository.read_packs(&packs, options.workers, progress, cancel, &mut checked)?;
         }
@@ -124,9 +133,9 @@ impl Repository<Opened> {
     fn load_what_opens(
         &self,
         checked: &mut Checked,
-    ) -> Result<(Repository<Indexed>, HashMap<FileId, Vec<PackedBlob>>)> {
+    ) -> Result<(Repository<Indexed>, PackBlobs)> {
         let mut loaded = Loaded::default();
-        let mut packs: HashMap<FileId, Vec<PackedBlob>> = HashMap::new();
+        let mut packs = PackBlobs::new();
         for id in self.list(FileKind::Index)? {
             let Some(file) = sort_out(checked, self.index_file(id))? else { continue };
             for pack in file {
@@ -147,7 +156,7 @@ impl Repository<Opened> {
     }
 
     /// Every pack of the index is there and as long as its blobs and its header need.
-    fn check_presence(&self, packs: &HashMap<FileId, Vec<PackedBlob>>, checked: &mut Checked) -> Result<()> {
+    fn check_presence(&self, packs: &PackBlobs, checked: &mut Checked) -> Result<()> {
         let mut there = HashMap::new();
         self.store().list(FileKind::Pack, &mut |id, size| {
             there.insert(id, size);
@@ -179,7 +188,7 @@ fn expected_size(blobs: &[PackedBlob]) -> u64 {
 impl Repository<Indexed> {
     fn read_packs(
         &self,
-        packs: &HashMap<FileId, Vec<PackedBlob>>,
+        packs: &PackBlobs,
         workers: usize,
         progress: &Progress,
         cancel: &Cancel,
@@ -218,7 +227,7 @@ impl Repository<Indexed> {
         });
         let (bytes, flaws, fatal) = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         checked.bytes_read = bytes;
-        flaws.iter().for_each(|flaw| checked.note(flaw));
+        checked.note_all(&flaws);
         fatal.map_or(Ok(()), Err)
     }
 }

@@ -65,7 +65,7 @@ pub fn plan(snapshots: &[(FileId, Snapshot)], policy: &Policy, zone: &TimeZone) 
             hint: "say what to keep, for example `--keep-daily 14`".to_owned(),
         });
     }
-    let mut groups: BTreeMap<(String, Vec<String>), Vec<&(FileId, Snapshot)>> = BTreeMap::new();
+    let mut groups = BTreeMap::<_, Vec<&(FileId, Snapshot)>>::new();
     for entry in snapshots {
         groups.entry((entry.1.hostname.clone(), entry.1.paths.clone())).or_default().push(entry);
     }

@@ -10,14 +10,21 @@ use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Timespec, Timestamps, Uid};
 
 use super::{RestoreOptions, Shortfalls, plan::Plan};
 use crate::{
-    Result,
+    Error,
     format::node::{Node, NodeKind, unix_mode},
 };
 
 /// Makes links and special files, then gives folders their attributes, the deepest first.
-pub(super) fn finish(plan: &mut Plan, options: &RestoreOptions, shortfalls: &Shortfalls) -> Result<()> {
+pub(super) fn finish(plan: &Plan, options: &RestoreOptions, shortfalls: &Shortfalls) {
     for link in &plan.links {
-        if let Err(error) = fs_err::hard_link(&link.first, &link.place) {
+        let first = &plan.files[link.first];
+        if first.is_failed() {
+            let error = Error::Damaged {
+                file: first.path.to_string(),
+                why: "this is another name of it".to_owned(),
+            };
+            shortfalls.note(&link.path, &error, true);
+        } else if let Err(error) = fs_err::hard_link(&first.place, &link.place) {
             shortfalls.note(&link.path, &error, false);
         }
     }
@@ -32,7 +39,6 @@ pub(super) fn finish(plan: &mut Plan, options: &RestoreOptions, shortfalls: &Sho
             shortfalls.note(path, &error, false);
         }
     }
-    Ok(())
 }
 
 /// Owner, mode, attributes and times of an open file or folder.

@@ -1,12 +1,14 @@
 //! The second pass: packs are read in order and their blobs written where they belong.
 
 use std::{
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::FileExt,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
     },
 };
+
+use fs_err::os::unix::fs::OpenOptionsExt;
 
 use super::{
     RestoreOptions, Shortfalls, attributes,

@@ -115,9 +115,9 @@ impl Repository<Indexed> {
     ) -> Result<Restored> {
         prepare_target(options)?;
         let shortfalls = Shortfalls::default();
-        let mut plan = plan::make(self, snapshot, options, progress, cancel, &shortfalls)?;
+        let plan = plan::make(self, snapshot, options, progress, cancel, &shortfalls)?;
         fill::fill(self, &plan, options, progress, cancel, &shortfalls)?;
-        attributes::finish(&mut plan, options, &shortfalls)?;
+        attributes::finish(&plan, options, &shortfalls);
         let failed = plan.files.iter().filter(|file| file.is_failed()).count() as u64;
         Ok(Restored {
             files: plan.files.len() as u64 - failed,

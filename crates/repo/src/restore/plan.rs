@@ -65,7 +65,8 @@ pub(super) struct Piece {
 pub(super) struct Link {
     pub(super) path: TreePath,
     pub(super) place: PathBuf,
-    pub(super) first: PathBuf,
+    /// Position of the first name in [`Plan::files`].
+    pub(super) first: usize,
 }
 
 /// Everything that is to be done.
@@ -107,13 +108,13 @@ pub(super) fn make(
                 None => {
                     let path = TreePath::new(node.name.clone())
                         .map_err(|bad| Error::Damaged { file: subpath.to_string(), why: bad.to_string() })?;
-                    planner.take(&path, &node)?;
+                    planner.take(&path, &node);
                     return planner.locate();
                 }
             }
         }
     };
-    repository.walk(&root, cancel, &mut |path, node| planner.take(path, node))?;
+    repository.walk(&root, cancel, &mut |path, node| Ok(planner.take(path, node)))?;
     planner.locate()
 }
 
@@ -123,33 +124,33 @@ struct Planner<'a> {
     progress: &'a Progress,
     shortfalls: &'a Shortfalls,
     plan: Plan,
-    /// The first place of each file with several names, by device and inode.
-    first_names: HashMap<(u64, u64), PathBuf>,
+    /// The position of each file with several names, by device and inode.
+    first_names: HashMap<(u64, u64), usize>,
     wanted: HashMap<BlobId, Vec<Destination>>,
 }
 
 impl Planner<'_> {
-    fn take(&mut self, path: &TreePath, node: &Node) -> Result<Descend> {
+    fn take(&mut self, path: &TreePath, node: &Node) -> Descend {
         let place = self.options.target.join(Path::new(std::ffi::OsStr::from_bytes(path.as_bytes())));
         if let Err(error) = self.make_room(&place, node.kind) {
             self.shortfalls.note(path, &error, false);
-            return Ok(Descend::Past);
+            return Descend::Past;
         }
         match node.kind {
             NodeKind::Dir => self.plan.folders.push((path.clone(), place, node.clone())),
             NodeKind::File if node.links > 1 && node.inode != 0 => {
                 let identity = (node.device_id, node.inode);
                 if let Some(first) = self.first_names.get(&identity) {
-                    self.plan.links.push(Link { path: path.clone(), place, first: first.clone() });
+                    self.plan.links.push(Link { path: path.clone(), place, first: *first });
                 } else {
-                    self.first_names.insert(identity, place.clone());
+                    self.first_names.insert(identity, self.plan.files.len());
                     self.file(path, place, node);
                 }
             }
             NodeKind::File => self.file(path, place, node),
             _ => self.plan.specials.push((path.clone(), place, node.clone())),
         }
-        Ok(Descend::Into)
+        Descend::Into
     }
 
     /// Makes folders; removes what stands where something else belongs.

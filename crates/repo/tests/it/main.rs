@@ -5,4 +5,5 @@ mod foreign;
 mod format;
 mod keys;
 mod locks;
+mod reading;
 mod store;
