@@ -12,14 +12,17 @@
 //! **Invariant:** this crate never reads the wall clock or the machine's random source itself (they are handed
 //! in), never serves a blob whose hash is not its id, and does not know what a hospital is.
 
+pub mod backup;
 mod bits;
 pub mod check;
+pub mod chunk;
 mod context;
 pub mod error;
 pub mod forget;
 pub mod format;
 pub mod index;
 mod live;
+pub mod local;
 pub mod lock;
 pub mod mirror;
 pub mod progress;

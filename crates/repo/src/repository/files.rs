@@ -1,9 +1,16 @@
 //! Index, snapshot and lock files: read with every check, written with a check before upload.
 
+use std::{sync::PoisonError, time::Duration};
+
 use super::{Core, Indexed, Repository};
 use crate::{
     Error, Result,
-    format::{self, Flaw, index::IndexedPack, snapshot::Snapshot, unpacked},
+    format::{
+        self, Flaw,
+        index::{self, IndexedPack},
+        snapshot::Snapshot,
+        unpacked,
+    },
     store::{FileId, FileKind, Payload},
 };
 
@@ -108,6 +115,13 @@ impl<State> Repository<State> {
         }
     }
 
+    /// Writes an index file over packs that the caller has verified. Does not take them into the index in
+    /// memory.
+    pub fn save_index(&self, packs: &[IndexedPack]) -> Result<FileId> {
+        let json = format::index::encode(packs).map_err(|flaw| Error::Bug { what: flaw.0 })?;
+        self.core.save_file(FileKind::Index, &json)
+    }
+
     /// One index file's packs.
     pub fn index_file(&self, id: FileId) -> Result<Vec<IndexedPack>> {
         let json = self.core.load_file(FileKind::Index, id)?;
@@ -145,6 +159,51 @@ impl Repository<Indexed> {
 
     pub(crate) fn write_index(&self) -> std::sync::RwLockWriteGuard<'_, super::Loaded> {
         self.state.index.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes in a pack that is durable. Writes index files when one is full or `every` has passed.
+    pub(crate) fn add_pack(&self, pack: &IndexedPack, every: Duration) -> Result<()> {
+        let now = self.core.context.clock.boot();
+        let mut loaded = self.write_index();
+        loaded.index.insert(pack);
+        if loaded.unwritten.is_empty() {
+            loaded.waiting_since = now;
+        }
+        loaded.unwritten.push(pack.clone());
+        let blobs: usize = loaded.unwritten.iter().map(|pack| pack.blobs.len()).sum();
+        let due = now.saturating_sub(loaded.waiting_since) >= every;
+        drop(loaded);
+        if blobs >= index::FULL || due { self.flush_index() } else { Ok(()) }
+    }
+
+    /// Names every stored pack in index files. A snapshot may follow: all that any session of this process
+    /// found in the index is then durable.
+    pub(crate) fn flush_index(&self) -> Result<()> {
+        let _writing = self.core.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut packs = std::mem::take(&mut self.write_index().unwritten);
+        while !packs.is_empty() {
+            let mut blobs = 0;
+            let fit = packs
+                .iter()
+                .take_while(|pack| {
+                    blobs += pack.blobs.len();
+                    blobs <= index::FULL
+                })
+                .count()
+                .max(1);
+            let json = index::encode(&packs[..fit]).map_err(|flaw| Error::Bug { what: flaw.0 });
+            match json.and_then(|json| self.core.save_file(FileKind::Index, &json)) {
+                Ok(id) => {
+                    packs.drain(..fit);
+                    self.write_index().files.insert(id);
+                }
+                Err(error) => {
+                    self.write_index().unwritten.append(&mut packs);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Looks into the index in memory.

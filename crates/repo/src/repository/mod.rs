@@ -41,6 +41,10 @@ pub struct Indexed {
 pub(crate) struct Loaded {
     pub(crate) index: Index,
     pub(crate) files: std::collections::HashSet<FileId>,
+    /// Stored packs that no index file names yet, of all sessions of this process.
+    pub(crate) unwritten: Vec<crate::format::index::IndexedPack>,
+    /// Boot time at which the first of them was stored.
+    pub(crate) waiting_since: std::time::Duration,
 }
 
 #[derive(Debug)]
@@ -52,6 +56,8 @@ pub(crate) struct Core {
     pub(crate) master: crate::format::crypto::KeyBytes,
     /// The key file that opened it.
     pub(crate) key_id: FileId,
+    /// Held while index files are written: whoever waits for it finds every earlier pack named.
+    pub(crate) writing: std::sync::Mutex<()>,
 }
 
 /// A repository. Clones are cheap and share the index.

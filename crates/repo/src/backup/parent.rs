@@ -1,0 +1,132 @@
+//! The parent snapshot: what need not be read again.
+
+use std::{collections::HashMap, sync::Arc};
+
+use kuramori_model::tree::{EntryKind, Meta, TreePath};
+
+use crate::{
+    Error, Indexed, Repository, Result,
+    format::{
+        blob::BlobId,
+        node::{Node, NodeKind},
+        tree::Tree,
+    },
+    store::FileId,
+};
+
+/// Folders of the parent that stay in memory.
+const CACHED: usize = 2048;
+
+/// The parent snapshot and the folders of it that were looked at.
+#[derive(Debug)]
+pub(super) struct Parent {
+    repo: Repository<Indexed>,
+    id: Option<FileId>,
+    root: Option<BlobId>,
+    folders: HashMap<Vec<u8>, Option<Arc<Tree>>>,
+}
+
+impl Parent {
+    pub(super) fn load(repo: &Repository<Indexed>, id: Option<FileId>) -> Result<Self> {
+        let mut root = None;
+        if let Some(id) = id {
+            let snapshot = repo.snapshot(id)?;
+            // Rule E10: never build on a restore point with holes.
+            if snapshot.is_incomplete() {
+                return Err(Error::Invalid {
+                    what: format!("the snapshot `{id}` is incomplete and cannot be a parent"),
+                    hint: "take a complete one, or none".to_owned(),
+                });
+            }
+            root = Some(snapshot.tree);
+        }
+        Ok(Self { repo: repo.clone(), id, root, folders: HashMap::new() })
+    }
+
+    pub(super) fn id(&self) -> Option<FileId> {
+        self.id
+    }
+
+    pub(super) fn root(&self) -> Option<BlobId> {
+        self.root
+    }
+
+    /// The tree of a folder in the parent; the empty path is the root.
+    fn folder(&mut self, path: &[u8]) -> Option<Arc<Tree>> {
+        if let Some(known) = self.folders.get(path) {
+            return known.clone();
+        }
+        let tree = if path.is_empty() {
+            self.root
+        } else {
+            let split = path.iter().rposition(|byte| *byte == b'/');
+            let (above, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
+            self.folder(above).and_then(|above| find(&above, name).and_then(|node| node.subtree))
+        };
+        let tree = tree.and_then(|id| load_tree(&self.repo, id));
+        if self.folders.len() >= CACHED {
+            self.folders.clear();
+        }
+        self.folders.insert(path.to_vec(), tree.clone());
+        tree
+    }
+
+    /// The node that the parent has at a path.
+    pub(super) fn node(&mut self, path: &TreePath) -> Option<Node> {
+        self.root?;
+        let path = path.as_bytes();
+        let split = path.iter().rposition(|byte| *byte == b'/');
+        let (above, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
+        self.folder(above).and_then(|tree| find(&tree, name).cloned())
+    }
+
+    /// Drops what is cached for a folder that is finished.
+    pub(super) fn forget(&mut self, path: &[u8]) {
+        self.folders.remove(path);
+    }
+}
+
+/// A parent is a convenience: what it cannot tell is read again.
+pub(crate) fn load_tree(repo: &Repository<Indexed>, id: BlobId) -> Option<Arc<Tree>> {
+    match repo.load_tree(&id) {
+        Ok(tree) => Some(Arc::new(tree)),
+        Err(error) => {
+            tracing::warn!("reads a folder again, because the parent's does not load: {error}");
+            None
+        }
+    }
+}
+
+pub(crate) fn find<'a>(tree: &'a Tree, name: &[u8]) -> Option<&'a Node> {
+    tree.nodes.binary_search_by(|node| node.name.as_slice().cmp(name)).ok().map(|at| &tree.nodes[at])
+}
+
+/// Whether a file is what the parent holds: kind, size, times and inode, as far as the source knows them.
+pub(crate) fn is_unchanged(old: &Node, kind: &EntryKind, meta: &Meta) -> bool {
+    let EntryKind::File { size } = kind else { return false };
+    let ctime_known = meta.ctime != kuramori_model::tree::FileTime::default();
+    old.kind == NodeKind::File
+        && old.size == *size
+        && old.mtime == meta.mtime
+        && (!ctime_known || old.ctime == meta.ctime)
+        && (meta.inode == 0 || old.inode == meta.inode)
+        && old.error.is_empty()
+}
+
+impl Repository<Indexed> {
+    /// The newest complete snapshot of the same machine and paths, to find unchanged files against.
+    pub fn find_parent(&self, hostname: &str, paths: &[String]) -> Result<Option<FileId>> {
+        let mut newest = None;
+        for (id, snapshot) in self.try_snapshots()? {
+            let Ok(snapshot) = snapshot else { continue };
+            let mut theirs = snapshot.paths.clone();
+            let mut ours = paths.to_vec();
+            theirs.sort_unstable();
+            ours.sort_unstable();
+            if snapshot.hostname == hostname && theirs == ours && !snapshot.is_incomplete() {
+                newest = newest.max(Some((snapshot.time, id)));
+            }
+        }
+        Ok(newest.map(|(_, id)| id))
+    }
+}

@@ -1,0 +1,389 @@
+//! What all threads of one backup share: saving a blob, counting, failing.
+
+use std::{
+    collections::HashSet,
+    io::Read,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Options,
+    folder::{FileWork, Folder},
+    packer::Packer,
+    queue::{ChunkTask, Queue},
+};
+use crate::{
+    Error, Indexed, Repository, Result,
+    chunk::{CutError, Cutter},
+    format::{
+        blob::{BlobId, BlobKind, PackedBlob},
+        compress,
+        node::Node,
+        snapshot::Summary,
+    },
+};
+
+/// Notes beyond this number are only counted.
+const NOTES_MAX: usize = 1000;
+const WATCH_EVERY: Duration = Duration::from_millis(200);
+
+/// How far a backup is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Files finished, read or taken over.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files found so far; grows while the scan runs ahead.
+    pub files_found: u64,
+    /// Their bytes.
+    pub bytes_found: u64,
+    /// Bytes that were new, as stored.
+    pub stored: u64,
+    /// Items that could not be read.
+    pub faults: u64,
+}
+
+/// Something about one item that a person should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The item.
+    pub path: String,
+    /// What happened.
+    pub why: String,
+}
+
+/// What a backup has to report besides its numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Items that are missing: the restore point is incomplete. At most 1000 are named.
+    pub faults: Vec<Note>,
+    /// Items that changed or vanished while they were read, or of which something small is missing. At most
+    /// 1000 are named.
+    pub notes: Vec<Note>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    files_new: AtomicU64,
+    files_changed: AtomicU64,
+    files_unmodified: AtomicU64,
+    dirs_new: AtomicU64,
+    dirs_changed: AtomicU64,
+    dirs_unmodified: AtomicU64,
+    data_blobs: AtomicU64,
+    tree_blobs: AtomicU64,
+    data_added: AtomicU64,
+    data_added_packed: AtomicU64,
+    bytes: AtomicU64,
+    files_found: AtomicU64,
+    bytes_found: AtomicU64,
+    faults: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+fn get(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+/// How a file relates to the parent snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    New,
+    Changed,
+    Unmodified,
+}
+
+/// The shared state of one backup.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) repo: Repository<Indexed>,
+    pub(crate) options: Options,
+    pub(crate) queue: Queue,
+    pub(super) packer: Packer,
+    cutter: Cutter,
+    /// Blobs that this session is writing and that no pack holds durably yet.
+    claims: [Mutex<HashSet<BlobId>>; 2],
+    counters: Counters,
+    failed: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    report: Mutex<Report>,
+    watched: Mutex<Duration>,
+}
+
+impl Session {
+    pub(super) fn new(repo: Repository<Indexed>, options: Options) -> Result<Arc<Self>> {
+        let spool_dir: PathBuf =
+            options.spool_dir.clone().or_else(|| repo.core.store.spool_dir()).unwrap_or_else(std::env::temp_dir);
+        let cutter = Cutter::new(options.chunking, &repo.core.master);
+        Ok(Arc::new(Self {
+            queue: Queue::new(options.memory),
+            packer: Packer::new(spool_dir, options.pack_size),
+            cutter,
+            claims: [Mutex::default(), Mutex::default()],
+            counters: Counters::default(),
+            failed: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            report: Mutex::default(),
+            watched: Mutex::new(repo.core.context.clock.boot()),
+            options,
+            repo,
+        }))
+    }
+
+    /// Whether the work may go on. The threads stop with [`Error::Cancelled`], whatever happened; the
+    /// owner of the backup learns the [`cause`](Self::cause).
+    pub(crate) fn going(&self) -> Result<()> {
+        if self.failed.load(Ordering::Acquire) { Err(Error::Cancelled) } else { self.options.cancel.check() }
+    }
+
+    /// What really ended the backup, in place of the error that it led to. Given out once.
+    pub(super) fn cause(&self, error: Error) -> Error {
+        lock(&self.failure).take().unwrap_or(error)
+    }
+
+    /// Keeps the first cause and stops everybody.
+    pub(crate) fn fail(&self, error: Error) {
+        let mut failure = lock(&self.failure);
+        if !self.failed.swap(true, Ordering::AcqRel) {
+            *failure = Some(error);
+        }
+    }
+
+    /// Stops everybody without a cause of our own.
+    pub(super) fn cancel(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    fn claims(&self, kind: BlobKind) -> MutexGuard<'_, HashSet<BlobId>> {
+        lock(&self.claims[usize::from(kind == BlobKind::Tree)])
+    }
+
+    /// Hashes a blob and stores it unless it is known. Gives its id.
+    pub(crate) fn save_blob(&self, kind: BlobKind, plain: &[u8]) -> Result<BlobId> {
+        let id = BlobId::of(plain);
+        // The order matters: a finished pack enters the index first and leaves the claims afterwards, so a
+        // blob is always in one of the two.
+        if self.claims(kind).contains(&id) || self.repo.read_index().index.contains(kind, &id) {
+            return Ok(id);
+        }
+        if !self.claims(kind).insert(id) {
+            return Ok(id);
+        }
+        if self.repo.read_index().index.contains(kind, &id) {
+            self.claims(kind).remove(&id);
+            return Ok(id);
+        }
+        let plain_length = u32::try_from(plain.len()).ok().filter(|length| *length <= crate::repository::BLOB_MAX);
+        let Some(plain_length) = plain_length else {
+            return Err(Error::Invalid {
+                what: format!("a folder with a list of {} bytes is too large to be stored", plain.len()),
+                hint: "split the folder".to_owned(),
+            });
+        };
+        let bug = |flaw: crate::format::Flaw| Error::Bug { what: format!("{kind} blob {id}: {flaw}") };
+        let core = &self.repo.core;
+        let packed = compress::compress_if_useful(self.options.level, plain).map_err(bug)?;
+        let compressed = packed.is_some();
+        let sealed = core.seal(packed.as_deref().unwrap_or(plain))?;
+        drop(packed);
+        let blob = PackedBlob {
+            id,
+            kind,
+            offset: 0,
+            length: u32::try_from(sealed.len()).map_err(|_| Error::Bug { what: "a blob above 4 GiB".to_owned() })?,
+            plain_length: compressed.then_some(plain_length),
+        };
+        // Rule E2: what leaves memory opens, unfolds and has the hash that names it; only hashing again also
+        // notices memory that was damaged after the first hash.
+        core.open_blob(&blob, sealed.clone()).map_err(bug)?;
+        add(&self.counters.data_added, u64::from(plain_length));
+        add(&self.counters.data_added_packed, u64::from(blob.length));
+        add(if kind == BlobKind::Data { &self.counters.data_blobs } else { &self.counters.tree_blobs }, 1);
+        self.packer.append(self, blob, &sealed)?;
+        Ok(id)
+    }
+
+    /// The blobs of a pack are durable and in the index.
+    pub(super) fn release(&self, blobs: &[PackedBlob]) {
+        for kind in [BlobKind::Data, BlobKind::Tree] {
+            let mut claims = self.claims(kind);
+            for blob in blobs.iter().filter(|blob| blob.kind == kind) {
+                claims.remove(&blob.id);
+            }
+        }
+    }
+
+    /// Whether every blob of a file's content is there, so that it need not be read.
+    pub(crate) fn has_content(&self, content: &[BlobId]) -> bool {
+        let loaded = self.repo.read_index();
+        content.iter().all(|id| loaded.index.contains(BlobKind::Data, id))
+    }
+
+    /// Reads a file's content to its end and hands its chunks to the pool. The outer error ends the backup,
+    /// the inner one is the source's; then the file does not appear.
+    ///
+    /// `finish` completes the node with the size that was read.
+    pub(crate) fn read_file(
+        &self,
+        folder: &Arc<Folder>,
+        content: &mut dyn Read,
+        hint: u64,
+        inline: bool,
+        finish: &mut dyn FnMut(u64) -> Node,
+    ) -> Result<std::io::Result<u64>> {
+        if inline && hint <= self.cutter.whole() as u64 {
+            return self.read_small(folder, content, hint, finish);
+        }
+        let file = FileWork::begin(folder);
+        let outcome = self.cutter.cut_all(content, hint, &mut |plain| {
+            self.going()?;
+            let task = ChunkTask { plain, place: file.next(), file: Arc::clone(&file) };
+            if let Err(task) = self.queue.offer(task) {
+                task.run(self);
+            }
+            Ok(())
+        });
+        match outcome {
+            Ok(size) => {
+                file.end(self, Some(finish(size)));
+                Ok(Ok(size))
+            }
+            Err(CutError::Read(error)) => {
+                file.end(self, None);
+                Ok(Err(error))
+            }
+            Err(CutError::Emit(error)) => Err(error),
+        }
+    }
+
+    /// A file of one chunk, processed here: handing it on would cost more than the work itself.
+    fn read_small(
+        &self,
+        folder: &Arc<Folder>,
+        content: &mut dyn Read,
+        hint: u64,
+        finish: &mut dyn FnMut(u64) -> Node,
+    ) -> Result<std::io::Result<u64>> {
+        let mut ids = Vec::new();
+        let outcome = self.cutter.cut_all(content, hint, &mut |plain| {
+            self.going()?;
+            ids.push(self.save_blob(BlobKind::Data, &plain)?);
+            Ok(())
+        });
+        match outcome {
+            Ok(size) => {
+                let mut node = finish(size);
+                node.content = Some(ids);
+                folder.add(node);
+                Ok(Ok(size))
+            }
+            Err(CutError::Read(error)) => Ok(Err(error)),
+            Err(CutError::Emit(error)) => Err(error),
+        }
+    }
+
+    pub(crate) fn count_found(&self, files: u64, bytes: u64) {
+        add(&self.counters.files_found, files);
+        add(&self.counters.bytes_found, bytes);
+    }
+
+    pub(crate) fn count_file(&self, change: Change, bytes: u64) {
+        let counter = match change {
+            Change::New => &self.counters.files_new,
+            Change::Changed => &self.counters.files_changed,
+            Change::Unmodified => &self.counters.files_unmodified,
+        };
+        add(counter, 1);
+        add(&self.counters.bytes, bytes);
+    }
+
+    pub(super) fn count_folder(&self, previous: Option<BlobId>, now: BlobId) {
+        let counter = match previous {
+            None => &self.counters.dirs_new,
+            Some(previous) if previous == now => &self.counters.dirs_unmodified,
+            Some(_) => &self.counters.dirs_changed,
+        };
+        add(counter, 1);
+    }
+
+    /// Records an item that is missing.
+    pub(crate) fn fault(&self, path: String, why: String) {
+        tracing::warn!(path, why, "cannot be backed up");
+        add(&self.counters.faults, 1);
+        let mut report = lock(&self.report);
+        if report.faults.len() < NOTES_MAX {
+            report.faults.push(Note { path, why });
+        }
+    }
+
+    /// Records something that does not make the restore point incomplete.
+    pub(crate) fn note(&self, path: String, why: String) {
+        tracing::info!(path, why, "noticed");
+        let mut report = lock(&self.report);
+        if report.notes.len() < NOTES_MAX {
+            report.notes.push(Note { path, why });
+        }
+    }
+
+    pub(super) fn report(&self) -> Report {
+        lock(&self.report).clone()
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        let c = &self.counters;
+        Progress {
+            files: get(&c.files_new) + get(&c.files_changed) + get(&c.files_unmodified),
+            bytes: get(&c.bytes),
+            files_found: get(&c.files_found),
+            bytes_found: get(&c.bytes_found),
+            stored: get(&c.data_added_packed),
+            faults: get(&c.faults),
+        }
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        let c = &self.counters;
+        let progress = self.progress();
+        Summary {
+            files_new: get(&c.files_new),
+            files_changed: get(&c.files_changed),
+            files_unmodified: get(&c.files_unmodified),
+            dirs_new: get(&c.dirs_new),
+            dirs_changed: get(&c.dirs_changed),
+            dirs_unmodified: get(&c.dirs_unmodified),
+            data_blobs: get(&c.data_blobs),
+            tree_blobs: get(&c.tree_blobs),
+            data_added: get(&c.data_added),
+            data_added_packed: get(&c.data_added_packed),
+            total_files_processed: progress.files,
+            total_bytes_processed: progress.bytes,
+            ..Summary::default()
+        }
+    }
+
+    /// Tells the watcher, if it is time.
+    pub(crate) fn watch(&self, waiting: bool) {
+        let Some(watcher) = &self.options.watcher else { return };
+        // Whoever finds somebody else telling goes on working.
+        let watched = if waiting { Some(lock(&self.watched)) } else { self.watched.try_lock().ok() };
+        let Some(mut watched) = watched else { return };
+        let now = self.repo.core.context.clock.boot();
+        if now.saturating_sub(*watched) >= WATCH_EVERY {
+            *watched = now;
+            watcher(&self.progress());
+        }
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
