@@ -11,6 +11,7 @@ use crate::Error;
 /// One source of a system, told apart by `kind`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "a register holds tens of them")]
 pub enum Config {
     /// A dump folder on a share.
     Smb(SmbConfig),

@@ -80,7 +80,7 @@ pub struct SmbOrigin {
     pub volume_serial: String,
     /// The volume's label.
     pub volume_label: String,
-    /// Dialect, e.g. `3.1.1`.
+    /// Dialect, e.g. `SMB 3.1.1`.
     pub dialect: String,
     /// Whether the connection was encrypted (it is always signed unless the server cannot).
     pub encrypted: bool,

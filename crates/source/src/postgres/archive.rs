@@ -62,6 +62,10 @@ pub(super) fn next(from: &mut dyn Read) -> io::Result<Option<Item>> {
     while name.ends_with(b"/") {
         name.pop();
     }
+    // The server writes `./pg_wal/archive_status` beside `pg_wal`.
+    if name.starts_with(b"./") {
+        name.drain(..2);
+    }
     let size = number(&block[124..136])?;
     let kind = match block[156] {
         b'0' | 0 => Kind::File(size),

@@ -71,7 +71,7 @@ impl<'a> Backup<'a> {
         };
         session.line.what = "the server's identity".into();
         let system = session.command("IDENTIFY_SYSTEM")?;
-        origin.system_identifier = field(&system, 0, 0).to_owned();
+        field(&system, 0, 0).clone_into(&mut origin.system_identifier);
         if let Some(expected) = &self.config.expect.system_identifier
             && *expected != origin.system_identifier
         {
@@ -99,7 +99,7 @@ impl<'a> Backup<'a> {
         session.line.what = "the checkpoint".into();
         session.ask(&self.request(major))?;
         let start = session.rows()?;
-        origin.lsn_start = field(&start, 0, 0).to_owned();
+        field(&start, 0, 0).clone_into(&mut origin.lsn_start);
         origin.timeline = field(&start, 0, 1).parse().unwrap_or(0);
         let spaces = session.rows()?;
         let kilobytes: u64 = spaces.iter().filter_map(|row| row.get(2)?.as_ref()?.parse::<u64>().ok()).sum();
@@ -120,7 +120,7 @@ impl<'a> Backup<'a> {
         };
         session.line.what = "the end of the backup".into();
         let end = session.rows()?;
-        origin.lsn_end = field(&end, 0, 0).to_owned();
+        field(&end, 0, 0).clone_into(&mut origin.lsn_end);
         origin.timeline_end = field(&end, 0, 1).parse().unwrap_or(0);
         session.ready()?;
         if origin.lsn_end.is_empty() || origin.lsn_start.is_empty() {

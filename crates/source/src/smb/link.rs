@@ -101,7 +101,7 @@ impl From<NtStatus> for Slip {
             | NtStatus::NETWORK_SESSION_EXPIRED => {
                 return Self::Broken(status.to_string());
             }
-            other => Trouble::Other(other.to_string()),
+            other => Trouble::Other(format!("the server answered {other}")),
         })
     }
 }
@@ -338,7 +338,7 @@ impl Link {
             ..SmbOrigin::default()
         };
         if let Some(params) = connection.params() {
-            origin.server_guid = params.server_guid.to_string().trim_matches(['{', '}']).to_owned();
+            params.server_guid.to_string().trim_matches(['{', '}']).clone_into(&mut origin.server_guid);
             origin.dialect = params.dialect.to_string();
         }
         let open = wire::Open { path: &[], folder: true };

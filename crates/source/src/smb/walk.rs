@@ -13,7 +13,7 @@ use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath};
 use super::{
     fetch::{AHEAD, Piece, SMALL},
     io::Io,
-    link::Failure,
+    link::{Failure, Trouble},
     names::{self, Wide},
     wire::{Listed, Look, READ_ONLY},
 };
@@ -294,6 +294,7 @@ impl<'a> Walk<'a> {
         let opened = match self.io.wait(&pieces, &shown)? {
             Piece::Opened(look) => look,
             Piece::Failed(Failure::Item(trouble)) => {
+                self.unmoved(&entry.path, &trouble)?;
                 let why = trouble.text();
                 self.sink.fault(&entry.path, why.clone());
                 self.note(&entry.path, why);
@@ -319,8 +320,10 @@ impl<'a> Walk<'a> {
         let (ended, given) = (content.ended, content.given);
         match content.failed.take() {
             Some(Stop::Run(error)) => return Err(error),
-            Some(Stop::Item(why)) => {
+            Some(Stop::Item(trouble)) => {
                 taken?;
+                self.unmoved(&entry.path, &trouble)?;
+                let why = trouble.text();
                 // The sink recorded the fault when the read failed.
                 self.note(&entry.path, why);
             }
@@ -346,6 +349,16 @@ impl<'a> Walk<'a> {
                 entry.path,
                 super::marker::timestamp(entry.meta.mtime)
             ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// After the marker nothing of the dump may move: a file that does belongs to a dump that began anew.
+    fn unmoved(&self, path: &TreePath, trouble: &Trouble) -> Result<(), Error> {
+        match trouble {
+            Trouble::Changed if self.limit.is_some() => {
+                Err(Error::DumpChanged(format!("`{path}` was written to, after the marker")))
+            }
             _ => Ok(()),
         }
     }
@@ -388,7 +401,7 @@ impl Tick<'_> {
 }
 
 enum Stop {
-    Item(String),
+    Item(Trouble),
     Run(Error),
 }
 
@@ -422,13 +435,13 @@ impl Read for Content<'_> {
                         continue;
                     }
                     Ok(Piece::Opened(_)) => continue,
-                    Ok(Piece::Failed(Failure::Item(trouble))) => Stop::Item(trouble.text()),
+                    Ok(Piece::Failed(Failure::Item(trouble))) => Stop::Item(trouble),
                     Ok(Piece::Failed(Failure::Fatal)) => Stop::Run(self.io.fatal(&self.shown)),
                     Err(error) => Stop::Run(error),
                 },
             };
             let text = match &stop {
-                Stop::Item(why) => why.clone(),
+                Stop::Item(trouble) => trouble.text(),
                 Stop::Run(error) => error.to_string(),
             };
             self.failed = Some(stop);
