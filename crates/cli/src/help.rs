@@ -22,7 +22,12 @@ pub(crate) fn localized(command: Command, language: Language) -> Command {
 /// The keys of commands and options without Japanese help.
 #[cfg(test)]
 pub(crate) fn missing(command: &Command) -> Vec<String> {
-    fn walk(command: &Command, catalogue: &FluentBundle<FluentResource>, path: &str, missing: &mut Vec<String>) {
+    fn walk(
+        command: &Command,
+        catalogue: &FluentBundle<FluentResource>,
+        path: &str,
+        missing: &mut Vec<String>,
+    ) {
         let keys = command
             .get_arguments()
             .map(|argument| argument.get_id().as_str())
@@ -68,12 +73,15 @@ fn japanese(command: Command, catalogue: &FluentBundle<FluentResource>, path: &s
         Some(about) => command.about(about),
         None => command,
     };
-    command = command.mut_args(|argument| match text(catalogue, &key(path, argument.get_id().as_str(), catalogue)) {
-        Some(help) => argument.help(help),
-        None => argument,
+    command = command.mut_args(|argument| {
+        match text(catalogue, &key(path, argument.get_id().as_str(), catalogue)) {
+            Some(help) => argument.help(help),
+            None => argument,
+        }
     });
     for name in names {
-        command = command.mut_subcommand(&name, |child| japanese(child, catalogue, &format!("{path}-{name}")));
+        command =
+            command.mut_subcommand(&name, |child| japanese(child, catalogue, &format!("{path}-{name}")));
     }
     command
 }

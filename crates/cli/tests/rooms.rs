@@ -28,12 +28,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
-            "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "observe", "catalog", "report",
+            "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "observe", "catalog",
+            "report",
         ],
     ),
     (
         "cli",
-        &["model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "catalog", "vault", "report", "server"],
+        &[
+            "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "catalog", "vault",
+            "report", "server",
+        ],
     ),
 ];
 
@@ -56,7 +60,8 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 
 /// The normal dependencies that each of our packages names.
 fn named(metadata: &Value) -> BTreeMap<String, BTreeSet<String>> {
-    let members: BTreeSet<&str> = list(metadata, "workspace_members").iter().filter_map(Value::as_str).collect();
+    let members: BTreeSet<&str> =
+        list(metadata, "workspace_members").iter().filter_map(Value::as_str).collect();
     list(metadata, "packages")
         .iter()
         .filter(|package| package["id"].as_str().is_some_and(|id| members.contains(id)))

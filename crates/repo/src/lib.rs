@@ -26,6 +26,7 @@ pub mod local;
 pub mod lock;
 pub mod mirror;
 pub mod progress;
+pub mod prune;
 pub mod repository;
 pub mod restore;
 pub mod store;

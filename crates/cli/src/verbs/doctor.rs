@@ -38,7 +38,9 @@ fn look() -> Vec<Finding> {
     let has = |bit: u32| capabilities & (1 << bit) != 0;
     let program = |name: &str| {
         std::env::var_os("PATH").is_some_and(|path| {
-            std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).any(|dir| dir.join(name).is_file())
+            std::env::split_paths(&path)
+                .chain(["/usr/sbin".into(), "/sbin".into()])
+                .any(|dir| dir.join(name).is_file())
         })
     };
     vec![

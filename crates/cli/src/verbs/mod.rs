@@ -3,6 +3,7 @@
 
 mod doctor;
 mod plan;
+mod repo;
 
 use clap::Subcommand;
 
@@ -15,11 +16,14 @@ pub(crate) enum Verb {
     Doctor(doctor::Args),
     /// Plan sizes and windows before anything is bought
     Plan(plan::Args),
+    /// Use the repository engine by itself, without a server
+    Repo(repo::Args),
 }
 
 pub(crate) fn run(verb: Verb, ui: &Ui) -> Outcome {
     match verb {
         Verb::Doctor(args) => doctor::run(&args, ui),
         Verb::Plan(args) => plan::run(&args, ui),
+        Verb::Repo(args) => repo::run(&args, ui),
     }
 }

@@ -116,12 +116,21 @@ fn show(plan: &Plan, question: &Question, ui: &Ui) {
             nightly.to_string()
         ));
     };
-    ui.line(ui.pick("       一次         保管庫    一晩の差分  システム", "     primary        vault    a night    system"));
+    ui.line(ui.pick(
+        "       一次         保管庫    一晩の差分  システム",
+        "     primary        vault    a night    system",
+    ));
     for system in &plan.systems {
         row(&system.name, system.primary, system.vault, system.nightly);
     }
     row(ui.pick("合計(余裕を含む)", "all, with headroom"), plan.primary, plan.vault, plan.nightly);
-    let verdict = |holds: bool| if holds { ui.pick("収まります", "holds") } else { ui.pick("収まりません", "DOES NOT HOLD") };
+    let verdict = |holds: bool| {
+        if holds {
+            ui.pick("収まります", "holds")
+        } else {
+            ui.pick("収まりません", "DOES NOT HOLD")
+        }
+    };
     ui.line(format!(
         "{}: {} s / {} s, {} ({} {:.2} %)",
         ui.pick("一晩の開放時間", "gate open on a night"),

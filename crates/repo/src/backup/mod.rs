@@ -22,10 +22,13 @@ mod folder;
 mod packer;
 mod parent;
 mod queue;
+mod repack;
 mod session;
 mod sink;
 
-use std::{collections::HashMap, fmt, io::Read, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    collections::HashMap, fmt, io::Read, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration,
+};
 
 use jiff::Timestamp;
 use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, TreePath};
@@ -33,9 +36,10 @@ use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, TreePath};
 pub(crate) use folder::Folder;
 pub(crate) use parent::{find, is_unchanged, load_tree};
 pub(crate) use queue::{Batch, DirTask};
+pub(crate) use repack::Repacker;
 pub(crate) use session::{Change, Session};
-pub(crate) use sink::node_of;
 pub use session::{Note, Progress, Report};
+pub(crate) use sink::node_of;
 
 use crate::{
     Cancel, Error, Indexed, Repository, Result,
@@ -304,7 +308,10 @@ impl Drop for Backup {
         self.stop();
         // Packs that are stored need not be sent again by the next run, if an index file names them.
         if let Err(error) = self.session.repo.flush_index() {
-            tracing::warn!("cannot keep the index of an ended backup: {}", kuramori_model::fault::chain(&error));
+            tracing::warn!(
+                "cannot keep the index of an ended backup: {}",
+                kuramori_model::fault::chain(&error)
+            );
         }
     }
 }

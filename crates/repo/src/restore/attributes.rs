@@ -19,10 +19,8 @@ pub(super) fn finish(plan: &Plan, options: &RestoreOptions, shortfalls: &Shortfa
     for link in &plan.links {
         let first = &plan.files[link.first];
         if first.is_failed() {
-            let error = Error::Damaged {
-                file: first.path.to_string(),
-                why: "this is another name of it".to_owned(),
-            };
+            let error =
+                Error::Damaged { file: first.path.to_string(), why: "this is another name of it".to_owned() };
             shortfalls.note(&link.path, &error, true);
         } else if let Err(error) = fs_err::hard_link(&first.place, &link.place) {
             shortfalls.note(&link.path, &error, false);
@@ -70,7 +68,9 @@ fn special(place: &Path, node: &Node, options: &RestoreOptions) -> std::io::Resu
             rustix::fs::symlinkat(std::ffi::OsStr::from_bytes(&node.link_target), CWD, place)?;
         }
         NodeKind::Device => rustix::fs::mknodat(CWD, place, FileType::BlockDevice, mode, node.device)?,
-        NodeKind::CharDevice => rustix::fs::mknodat(CWD, place, FileType::CharacterDevice, mode, node.device)?,
+        NodeKind::CharDevice => {
+            rustix::fs::mknodat(CWD, place, FileType::CharacterDevice, mode, node.device)?;
+        }
         NodeKind::Fifo => rustix::fs::mknodat(CWD, place, FileType::Fifo, mode, 0)?,
         NodeKind::Socket => rustix::fs::mknodat(CWD, place, FileType::Socket, mode, 0)?,
         NodeKind::File | NodeKind::Dir => return Ok(()),

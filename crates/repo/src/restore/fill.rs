@@ -63,7 +63,10 @@ pub(super) fn fill(
                     if let Err(error) = cancel.check().and_then(|()| filler.work(job)) {
                         // The others stop at their next step.
                         next.store(jobs.len(), Ordering::Relaxed);
-                        failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+                        failure
+                            .lock()
+                            .unwrap_or_else(std::sync::PoisonError::into_inner)
+                            .get_or_insert(error);
                     }
                 }
             });
@@ -95,7 +98,9 @@ fn jobs(pack: FileId, pieces: &[Piece]) -> Vec<Job<'_>> {
 impl Filler<'_> {
     /// Files without content have no blob that would lead to them.
     fn empty_files(&self) {
-        for file in self.plan.files.iter().filter(|file| file.left.load(Ordering::Relaxed) == 0 && !file.is_failed()) {
+        for file in
+            self.plan.files.iter().filter(|file| file.left.load(Ordering::Relaxed) == 0 && !file.is_failed())
+        {
             match open(file) {
                 Ok(handle) => self.finish(file, &handle),
                 Err(error) => self.fail(file, &error, false),
@@ -157,7 +162,9 @@ impl Filler<'_> {
 
     fn finish(&self, file: &File, handle: &fs_err::File) {
         // The length makes the holes at the end.
-        let finished = handle.set_len(file.node.size).and_then(|()| attributes::of_file(handle, &file.node, self.options));
+        let finished = handle
+            .set_len(file.node.size)
+            .and_then(|()| attributes::of_file(handle, &file.node, self.options));
         self.progress.done(1, 0);
         if let Err(error) = finished {
             self.shortfalls.note(&file.path, &error, false);

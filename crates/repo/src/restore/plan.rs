@@ -191,7 +191,11 @@ impl Planner<'_> {
             node: Node { content: None, ..node.clone() },
         };
         if !known || offset != node.size {
-            let why = if known { "its pieces do not add up to its size" } else { "no index file names one of its pieces" };
+            let why = if known {
+                "its pieces do not add up to its size"
+            } else {
+                "no index file names one of its pieces"
+            };
             let error = Error::Damaged { file: path.to_string(), why: why.to_owned() };
             self.shortfalls.note(path, &error, true);
             file.fail();
@@ -209,7 +213,8 @@ impl Planner<'_> {
         let mut packs: HashMap<FileId, Vec<Piece>> = HashMap::new();
         for (id, destinations) in std::mem::take(&mut self.wanted) {
             let locations = self.repository.with_index(|index| index.locations(BlobKind::Data, &id));
-            let chosen = locations.iter().find(|location| packs.contains_key(&location.pack)).or(locations.first());
+            let chosen =
+                locations.iter().find(|location| packs.contains_key(&location.pack)).or(locations.first());
             let Some(location) = chosen else {
                 return Err(Error::Bug { what: format!("blob {id} vanished from the index") });
             };

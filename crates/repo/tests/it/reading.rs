@@ -13,6 +13,7 @@ use kuramori_repo::{
     check::CheckOptions,
     mirror::mirror,
     progress::Progress,
+    prune::PruneOptions,
     restore::RestoreOptions,
     store::{FileKind, LocalStore, Store},
 };
@@ -85,7 +86,10 @@ fn look(root: &Path) -> BTreeMap<PathBuf, String> {
                 String::new()
             };
             let attributes: Vec<_> = if meta.is_file() {
-                xattr::list(&path).unwrap().map(|name| (name.clone(), xattr::get(&path, &name).unwrap())).collect()
+                xattr::list(&path)
+                    .unwrap()
+                    .map(|name| (name.clone(), xattr::get(&path, &name).unwrap()))
+                    .collect()
             } else {
                 Vec::new()
             };
@@ -185,7 +189,8 @@ fn a_single_file_or_folder_goes_straight_into_the_target() {
     let repository = bench.indexed();
     let (_, snapshot) = repository.find_snapshot("latest").unwrap();
     let base = bench.source().strip_prefix("/").unwrap().to_str().unwrap().to_owned();
-    for (subpath, wanted) in [("deep/er", "眼科/患者一覧.txt"), ("deep/er/眼科/患者一覧.txt", "患者一覧.txt")] {
+    for (subpath, wanted) in [("deep/er", "眼科/患者一覧.txt"), ("deep/er/眼科/患者一覧.txt", "患者一覧.txt")]
+    {
         let target = bench.scratch.path().join(format!("target-{}", subpath.len()));
         let mut options = RestoreOptions::to(&target);
         options.subpath = Some(kuramori_model::tree::TreePath::new(format!("{base}/{subpath}")).unwrap());
@@ -209,8 +214,7 @@ fn a_target_that_is_not_empty_is_refused_unless_it_may_be_overwritten() {
     fs_err::remove_file(inner.join("again")).unwrap();
     symlink("/etc/passwd", inner.join("again")).unwrap();
     options.overwrite = true;
-    let restored =
-        repository.restore(&snapshot, &options, &Progress::default(), &Cancel::default()).unwrap();
+    let restored = repository.restore(&snapshot, &options, &Progress::default(), &Cancel::default()).unwrap();
     assert_eq!(restored.shortfalls, []);
     assert_eq!(look(&inner), look(&bench.source()));
 }
@@ -247,13 +251,17 @@ fn a_check_names_the_damaged_file_of_every_kind() {
             // A second key opens the repository although the first one is damaged.
             let new_password = bench.scratch.path().join("second");
             fs_err::write(&new_password, "second key").unwrap();
-            restic(&bench.repository(), &["key", "add", "--new-password-file", new_password.to_str().unwrap()]);
+            restic(
+                &bench.repository(),
+                &["key", "add", "--new-password-file", new_password.to_str().unwrap()],
+            );
             let name = bench.damage(kind);
             let secrets = [PASSWORD, "second key"];
             let opened = secrets
                 .iter()
                 .find_map(|password| {
-                    Repository::open(store(&bench.repository()), &Secret::new(*password), Context::system()).ok()
+                    Repository::open(store(&bench.repository()), &Secret::new(*password), Context::system())
+                        .ok()
                 })
                 .expect("one of two keys opens");
             let options = CheckOptions { read_data: false, workers: 1 };
@@ -308,4 +316,56 @@ fn forgetting_waits_for_no_one_but_respects_locks() {
     drop(held);
     repository.remove_snapshots(&ids, std::time::Duration::ZERO).unwrap();
     assert!(repository.snapshots().unwrap().is_empty());
+}
+
+#[test]
+fn a_prune_frees_what_nobody_needs_and_restic_agrees() {
+    let bench = Bench::new();
+    let options = PruneOptions { max_unused_percent: 0, patience: std::time::Duration::ZERO };
+    let prune = || {
+        let pruning = open(&bench.repository()).plan_prune(&options, &Cancel::default()).unwrap();
+        pruning.execute(&Progress::default(), &Cancel::default()).unwrap()
+    };
+    assert!(prune().is_empty(), "everything is needed");
+
+    // The second restore point shares most blobs with the first; the first then goes.
+    fs_err::write(bench.source().join("big"), "replaced").unwrap();
+    fs_err::remove_file(bench.source().join("again")).unwrap();
+    fs_err::remove_file(bench.source().join("deep/second name")).unwrap();
+    let first = open(&bench.repository()).list(FileKind::Snapshot).unwrap();
+    restic(&bench.repository(), &["backup", bench.source().to_str().unwrap()]);
+    open(&bench.repository()).remove_snapshots(&first, std::time::Duration::ZERO).unwrap();
+    let size = || {
+        let mut files = Vec::new();
+        collect(&bench.repository().join("data"), &mut files);
+        files.iter().map(|file| fs_err::metadata(file).unwrap().len()).sum::<u64>()
+    };
+    let before = size();
+    let plan = prune();
+    assert!(plan.remove_packs + plan.repack_packs > 0, "{plan:?}");
+    assert!(size() < before, "{before} → {}", size());
+    restic(&bench.repository(), &["check", "--read-data"]);
+    assert!(check(&bench.repository(), true).is_clean());
+    assert!(prune().is_empty(), "a second prune finds nothing");
+
+    let repository = bench.indexed();
+    let (_, snapshot) = repository.find_snapshot("latest").unwrap();
+    let target = bench.scratch.path().join("target");
+    let restored = repository
+        .restore(&snapshot, &RestoreOptions::to(&target), &Progress::default(), &Cancel::default())
+        .unwrap();
+    assert_eq!(restored.shortfalls, []);
+    assert_eq!(look(&target.join(bench.source().strip_prefix("/").unwrap())), look(&bench.source()));
+}
+
+#[test]
+fn nothing_is_pruned_while_somebody_works_or_when_a_restore_point_is_not_whole() {
+    let bench = Bench::new();
+    let options = PruneOptions { max_unused_percent: 0, patience: std::time::Duration::ZERO };
+    let repository = open(&bench.repository());
+    let held = repository.lock(kuramori_repo::lock::LockMode::Shared, std::time::Duration::ZERO).unwrap();
+    assert!(matches!(repository.plan_prune(&options, &Cancel::default()), Err(Error::Locked { .. })));
+    drop(held);
+    bench.damage("snapshots");
+    assert!(matches!(repository.plan_prune(&options, &Cancel::default()), Err(Error::Damaged { .. })));
 }
