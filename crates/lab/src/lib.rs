@@ -14,12 +14,18 @@
 //! **Invariant:** nothing of the machine itself is changed: no file outside the lab's root, no rule, link,
 //! address or service outside its namespaces. [`Down::differences`] shows it.
 
+pub mod attack;
+pub mod compare;
 pub mod down;
 pub mod error;
 pub mod fingerprint;
+pub mod generate;
+mod http;
 pub mod lab;
+pub mod manifest;
 pub mod needs;
 mod network;
+pub mod probe;
 pub mod process;
 pub mod program;
 mod register;
@@ -27,12 +33,16 @@ pub mod role;
 pub mod services;
 pub mod wait;
 
+pub use attack::{Attacked, Targets, attack};
+pub use compare::Compared;
 pub use down::{Down, Files, down};
 pub use error::{LabError, Result};
 pub use fingerprint::HostFingerprint;
 pub use lab::{Host, Lab, Scale, Service, What};
+pub use manifest::Manifest;
 pub use needs::{Lack, needs};
 pub use network::GUARDED_ALIAS;
+pub use probe::{Probed, Try, probe};
 pub use process::{Process, ProcessRecord, StopBy};
 pub use program::{Outcome, Program};
 pub use register::LabRecord;

@@ -1,5 +1,85 @@
-//! The departments' real servers.
-use crate::{error::Result, lab::Lab};
-pub(crate) fn start(_lab: &Lab) -> Result<()> {
-    Ok(())
+//! The departments' real servers, each with a configuration of our own under the lab's root, in the
+//! foreground of its host's namespace.
+
+pub mod billing;
+pub mod mail;
+pub mod ophthalmology;
+pub mod pacs;
+pub mod switch;
+pub mod witness;
+
+use std::path::Path;
+
+use crate::{
+    error::Result,
+    lab::{Lab, Service},
+    program::Program,
+};
+
+/// Starts all that the lab was asked for; the ones that must fill themselves do that side by side.
+pub(crate) fn start(lab: &Lab) -> Result<()> {
+    let wanted = |service| lab.what().services.contains(&service);
+    std::thread::scope(|scope| {
+        let mut threads = Vec::new();
+        for service in Service::ALL.into_iter().filter(|service| wanted(*service)) {
+            threads.push(scope.spawn(move || match service {
+                Service::Billing => lab.billing().create(),
+                Service::Pacs => lab.pacs().create(),
+                Service::Ophthalmology => lab.ophthalmology().create(),
+                Service::Mail => lab.mail().start(),
+                Service::Switch => lab.switch().start(),
+                Service::Witness => lab.witness().start(),
+            }));
+        }
+        for thread in threads {
+            match thread.join() {
+                Ok(outcome) => outcome?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Makes a folder for a server that runs as `user`.
+pub(crate) fn folder_of(user: &str, folder: &Path) -> Result<()> {
+    fs_err::create_dir_all(folder)?;
+    owned_by(user, folder)
+}
+
+/// Gives a tree to a user and the group of the same name.
+pub(crate) fn owned_by(user: &str, folder: &Path) -> Result<()> {
+    Program::new("chown").args(["-R", "-h", &format!("{user}:{user}")]).arg(folder).run().map(drop)
+}
+
+impl Lab {
+    /// Billing's PostgreSQL.
+    pub fn billing(&self) -> billing::Billing<'_> {
+        billing::Billing::of(self)
+    }
+
+    /// The picture archive's Orthanc.
+    pub fn pacs(&self) -> pacs::Pacs<'_> {
+        pacs::Pacs::of(self)
+    }
+
+    /// Ophthalmology's share.
+    pub fn ophthalmology(&self) -> ophthalmology::Ophthalmology<'_> {
+        ophthalmology::Ophthalmology::of(self)
+    }
+
+    /// The mail server.
+    pub fn mail(&self) -> mail::Mail<'_> {
+        mail::Mail::of(self)
+    }
+
+    /// The guarded switch.
+    pub fn switch(&self) -> switch::Switch<'_> {
+        switch::Switch::of(self)
+    }
+
+    /// The witness behind the gate.
+    pub fn witness(&self) -> witness::Witness<'_> {
+        witness::Witness::of(self)
+    }
 }

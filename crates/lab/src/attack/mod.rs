@@ -1,0 +1,139 @@
+//! The ransomware's night: root on the departments and on the primary, and the hospital's wires.
+//!
+//! It encrypts in place and renames, destroys and forges in the primary's repositories, and looks for a way
+//! into the vault. No real malware: a mutator of our own that works only on folders which a lab's root
+//! holds, and there only on those of the departments and of the site server. Symbolic links are not followed.
+
+mod encrypt;
+mod forge;
+mod scope;
+
+use std::path::PathBuf;
+
+use kuramori_model::clock::{Clock, Random, SystemClock};
+use serde::{Deserialize, Serialize};
+
+pub use forge::Forged;
+
+use crate::{
+    error::Result,
+    lab::{Lab, Service},
+    probe::{Probed, Try, probe},
+    role::Role,
+    services::witness::Arrivals,
+};
+
+/// What is attacked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Targets {
+    /// Folders whose files are encrypted.
+    pub departments: Vec<PathBuf>,
+    /// Repositories that are destroyed and forged in.
+    pub repositories: Vec<PathBuf>,
+    /// Hosts on which everything that runs is killed first, as ransomware does to unlock files.
+    pub killed: Vec<Role>,
+    /// Hosts from which the vault is scanned.
+    pub scanned_from: Vec<Role>,
+}
+
+impl Targets {
+    /// All departments of a lab and every repository in the primary's folder. The primary's own programs are
+    /// left running: what they serve from then on is the attacker's.
+    pub fn of(lab: &Lab) -> Result<Self> {
+        let mut targets = Self { scanned_from: vec![Role::Srv, Role::Lan], ..Self::default() };
+        let has = |service| lab.what().services.contains(&service);
+        let departments = [
+            (Service::Billing, Role::Bil, lab.billing().data()),
+            (Service::Pacs, Role::Pac, lab.pacs().data()),
+            (Service::Ophthalmology, Role::Oph, lab.ophthalmology().folder()),
+        ];
+        for (_, role, folder) in departments.into_iter().filter(|(service, ..)| has(*service)) {
+            targets.killed.push(role);
+            targets.departments.push(folder);
+        }
+        targets.repositories = forge::find(&lab.host(Role::Srv).folder())?;
+        Ok(targets)
+    }
+}
+
+/// What the attack has done.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Attacked {
+    /// When it began.
+    pub at: jiff::Timestamp,
+    /// Files that are now useless.
+    pub files_encrypted: u64,
+    /// Their bytes.
+    pub bytes_encrypted: u64,
+    /// Repository files deleted, overwritten, mixed or swapped.
+    pub repository_files_destroyed: u64,
+    /// Repository files invented.
+    pub repository_files_forged: u64,
+    /// What was done to each repository.
+    pub repositories: Vec<Forged>,
+    /// Files that withstood (immutable ones).
+    pub withstood: u64,
+    /// Contacts that the witness in the vault accepted meanwhile, by its own log.
+    pub vault_connections_accepted: u64,
+    /// Packets of the attacker that reached the vault host's stack at all; `None` without a witness.
+    pub vault_arrivals: Option<u64>,
+    /// The scans.
+    pub scans: Vec<Probed>,
+}
+
+/// Attacks. All targets are checked before anything is touched.
+///
+/// # Errors
+/// [`LabError::Outside`](crate::LabError::Outside) for a target that is not a department's or the primary's;
+/// a program that is missing.
+pub fn attack(lab: &Lab, targets: &Targets, random: &dyn Random) -> Result<Attacked> {
+    for folder in targets.departments.iter().chain(&targets.repositories) {
+        scope::allowed(lab.root(), folder)?;
+    }
+    let mut done = Attacked { at: SystemClock.now(), ..Attacked::default() };
+    let begin = SystemClock.boot();
+    let witness = lab.what().services.contains(&Service::Witness).then(|| lab.witness());
+    let before = witness.map(|w| w.arrivals()).transpose()?;
+    for role in &targets.killed {
+        lab.host(*role).kill_all()?;
+    }
+    for folder in &targets.departments {
+        let folder = scope::allowed(lab.root(), folder)?;
+        encrypt::tree(&folder, random, &mut done)?;
+    }
+    for repository in &targets.repositories {
+        let folder = scope::allowed(lab.root(), repository)?;
+        let forged = forge::repository(&folder, random)?;
+        done.repository_files_destroyed += forged.destroyed();
+        done.repository_files_forged += forged.invented();
+        done.withstood += forged.withstood;
+        done.repositories.push(forged);
+    }
+    forge::swap_keys_between(&mut done.repositories)?;
+    scan(lab, targets, &mut done)?;
+    if let Some(witness) = witness {
+        done.vault_connections_accepted = witness.contacts_since(begin)?.len() as u64;
+        let after = witness.arrivals()?;
+        // The witness restarts its counters when somebody flushes its tables.
+        done.vault_arrivals = before.map(|before: Arrivals| after.total().saturating_sub(before.total()));
+    }
+    Ok(done)
+}
+
+/// Only looks for a way into the vault: also what is done while a window is open.
+pub fn scan_vault(lab: &Lab, from: &[Role]) -> Result<Attacked> {
+    let mut done = Attacked { at: SystemClock.now(), ..Attacked::default() };
+    let begin = SystemClock.boot();
+    scan(lab, &Targets { scanned_from: from.to_vec(), ..Targets::default() }, &mut done)?;
+    if lab.what().services.contains(&Service::Witness) {
+        done.vault_connections_accepted = lab.witness().contacts_since(begin)?.len() as u64;
+    }
+    Ok(done)
+}
+
+fn scan(lab: &Lab, targets: &Targets, done: &mut Attacked) -> Result<()> {
+    for role in &targets.scanned_from {
+        done.scans.push(probe(lab, *role, &Try::default())?);
+    }
+    Ok(())
+}
