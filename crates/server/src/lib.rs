@@ -8,8 +8,33 @@
 //!
 //! **Invariant:** no logic that a room should hold, no SQL, no route on TCP that changes anything.
 
+pub mod admin;
+mod app;
+pub mod client;
 pub mod config;
 pub mod console;
+mod control;
+pub mod enrol;
+pub mod error;
 pub mod facts;
+mod gather;
+mod job;
+pub mod keys;
 pub mod lang;
+pub mod logins;
+mod look;
+mod mail;
 mod page;
+mod post;
+mod receive;
+pub mod register;
+pub mod report;
+mod repositories;
+pub mod run;
+mod schedule;
+pub mod seal;
+mod watchman;
+mod words;
+
+pub use app::App;
+pub use error::ServerError;

@@ -30,12 +30,13 @@ from = "kuramori@hospital.example"
 to = ["it@hospital.example"]
 
 [gate]
-probe = "10.77.9.2:22"
+probe = ["10.77.9.2:22"]
 [gate.snmp]
 address = "10.77.8.2:161"
 user = "observer"
 auth_password_file = "/etc/kuramori/snmp.auth"
 privacy_password_file = "/etc/kuramori/snmp.priv"
+sys_name = "sw"
 interface = "port2"
 "#;
 
@@ -50,7 +51,6 @@ fn a_whole_file_is_read() {
     assert_eq!(config.zone.iana_name(), Some("Asia/Tokyo"));
     assert_eq!(config.mail.as_ref().unwrap().port, 25);
     assert_eq!(config.gate.unwrap().snmp.unwrap().interface, "port2");
-    assert_eq!(config.retention.daily, 14);
     assert_eq!(config.repositories.to_str(), Some("/var/lib/kuramori/repositories"));
 }
 

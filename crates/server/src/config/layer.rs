@@ -3,7 +3,7 @@
 //! Each layer is checked by itself, because only there the line is still known; then the layers are laid
 //! over each other as plain tables and read once more.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::{SocketAddr, SocketAddrV4}, path::PathBuf};
 
 use serde::Deserialize;
 
@@ -84,9 +84,6 @@ pub(crate) struct Judge {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Retention {
-    pub(crate) daily: Option<u32>,
-    pub(crate) weekly: Option<u32>,
-    pub(crate) monthly: Option<u32>,
     pub(crate) every: Option<Span>,
 }
 
@@ -105,7 +102,7 @@ pub(crate) struct Mail {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Gate {
-    pub(crate) probe: Option<SocketAddr>,
+    pub(crate) probe: Option<Vec<SocketAddrV4>>,
     pub(crate) every: Option<Span>,
     pub(crate) snmp: Option<Snmp>,
 }
@@ -117,6 +114,7 @@ pub(crate) struct Snmp {
     pub(crate) user: Option<String>,
     pub(crate) auth_password_file: Option<PathBuf>,
     pub(crate) privacy_password_file: Option<PathBuf>,
+    pub(crate) sys_name: Option<String>,
     pub(crate) interface: Option<String>,
 }
 

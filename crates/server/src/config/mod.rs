@@ -84,8 +84,8 @@ pub struct Config {
     pub jobs: usize,
     /// How often the judge looks for absence and nonsense.
     pub judge_every: Duration,
-    /// Which generations the primary keeps.
-    pub retention: Retention,
+    /// How often each system's retention is looked at.
+    pub retention_every: Duration,
     /// Where notices go; `None` shows them on the screen only, and the screen says so.
     pub mail: Option<Mail>,
     /// What the site watches of the gate.
@@ -109,19 +109,6 @@ pub struct Serve {
     pub certificate: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
-}
-
-/// Generations that the primary keeps: the newest complete restore point of so many days, weeks, months.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retention {
-    /// Days.
-    pub daily: u32,
-    /// Weeks.
-    pub weekly: u32,
-    /// Months.
-    pub monthly: u32,
-    /// How often the plan is made.
-    pub every: Duration,
 }
 
 /// The mail relay and its recipients.
@@ -148,8 +135,8 @@ pub struct Mail {
 /// What the site itself can see of the gate.
 #[derive(Debug, Clone)]
 pub struct Gate {
-    /// An address behind the gate that must not answer while it is closed.
-    pub probe: Option<SocketAddr>,
+    /// Addresses and ports behind the gate that must never answer to the production side.
+    pub probe: Vec<SocketAddrV4>,
     /// How often to look.
     pub every: Duration,
     /// Read-only SNMP to the guarded switch.
@@ -167,6 +154,8 @@ pub struct Snmp {
     pub auth_password_file: PathBuf,
     /// File with its privacy password.
     pub privacy_password_file: PathBuf,
+    /// The switch's `sysName`: the figures of another device are not believed.
+    pub sys_name: String,
     /// The guarded port's `ifName`.
     pub interface: String,
 }
@@ -224,15 +213,6 @@ impl Config {
             None => TimeZone::system(),
         };
         let any = |port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
-        let retention = Retention {
-            daily: layer.retention.daily.unwrap_or(14),
-            weekly: layer.retention.weekly.unwrap_or(8),
-            monthly: layer.retention.monthly.unwrap_or(6),
-            every: layer.retention.every.map_or(Duration::from_hours(24), |span| span.0),
-        };
-        if retention.daily == 0 {
-            return Err(bad("retention.daily", "must keep at least one day".to_owned()));
-        }
         let tick = layer.schedule.tick.map_or(Duration::from_secs(5), |span| span.0);
         let judge_every = layer.judge.every.map_or(Duration::from_secs(60), |span| span.0);
         for (key, time) in [("schedule.tick", tick), ("judge.every", judge_every)] {
@@ -257,7 +237,7 @@ impl Config {
             tick,
             jobs: usize::from(layer.schedule.jobs.unwrap_or(2).max(1)),
             judge_every,
-            retention,
+            retention_every: layer.retention.every.map_or(Duration::from_hours(24), |span| span.0),
             mail: layer.mail.map(|mail| mail_of(mail, &bad)).transpose()?,
             gate: layer.gate.map(gate_of).transpose()?,
             vault_key: layer.vault.public_key,
@@ -321,11 +301,12 @@ fn gate_of(gate: layer::Gate) -> Result<Gate, ConfigError> {
                 privacy_password_file: snmp
                     .privacy_password_file
                     .ok_or(ConfigError::Missing { key: "gate.snmp.privacy_password_file" })?,
+                sys_name: snmp.sys_name.ok_or(ConfigError::Missing { key: "gate.snmp.sys_name" })?,
                 interface: snmp.interface.ok_or(ConfigError::Missing { key: "gate.snmp.interface" })?,
             })
         })
         .transpose()?;
-    Ok(Gate { probe: gate.probe, every: gate.every.map_or(Duration::from_secs(5), |span| span.0), snmp })
+    Ok(Gate { probe: gate.probe.unwrap_or_default(), every: gate.every.map_or(Duration::from_secs(5), |span| span.0), snmp })
 }
 
 /// The first line of a secret's file.

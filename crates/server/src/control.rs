@@ -1,0 +1,122 @@
+//! The server as one of the systems that come back: after each job the catalog, the wraps and the certificates
+//! go into the repository `_control`, which no client has a password for and which the vault pulls first.
+//!
+//! ```text
+//! catalog.jsonl                      the catalog's export
+//! keys/server.age.recovery           the server's identity, wrapped to the hospital's recovery identity
+//! keys/recovery.pub                  the recovery recipient
+//! tls/ca.pem, tls/ca.key.recovery    the authority; its key wrapped to the recovery identity
+//! wraps/<repository>/<holder>.age    each repository's password, wrapped to each holder
+//! ```
+
+use std::io::Cursor;
+
+use kuramori_model::{
+    ids::CONTROL_REPOSITORY,
+    tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath},
+};
+use kuramori_repo::{
+    backup::{Draft, Options},
+    store::FileId,
+};
+
+use crate::{
+    App, ServerError,
+    app::blocking,
+    enrol::Vault,
+    error::Result,
+    repositories::secret_name,
+    seal,
+};
+
+/// Names of the files in a `_control` restore point.
+pub(crate) const CATALOG: &str = "catalog.jsonl";
+pub(crate) const IDENTITY: &str = "keys/server.age.recovery";
+pub(crate) const RECOVERY: &str = "keys/recovery.pub";
+pub(crate) const AUTHORITY: &str = "tls/ca.pem";
+pub(crate) const AUTHORITY_KEY: &str = "tls/ca.key.recovery";
+
+impl App {
+    /// Exports the catalog into `_control`.
+    pub async fn export_control(&self) -> Result<FileId> {
+        let _one = self.control.lock().await;
+        let password = match self.password(CONTROL_REPOSITORY).await {
+            Ok(password) => password,
+            Err(ServerError::Catalog(kuramori_catalog::CatalogError::NoSuch { .. })) => {
+                self.create_repository(CONTROL_REPOSITORY, false).await?;
+                self.password(CONTROL_REPOSITORY).await?
+            }
+            Err(other) => return Err(other),
+        };
+        let mut files = self.wraps().await?;
+        let read = |path: &str| fs_err::read(self.config.data.join(path)).map_err(ServerError::file("read a key"));
+        files.push((IDENTITY.to_owned(), read("keys/server.age.recovery")?));
+        files.push((RECOVERY.to_owned(), read("keys/recovery.pub")?));
+        files.push((AUTHORITY.to_owned(), read("tls/ca.pem")?));
+        if self.config.data.join("tls/ca.key").exists() {
+            files.push((AUTHORITY_KEY.to_owned(), seal::wrap(&read("tls/ca.key")?, &self.keys.recovery)?));
+        }
+        let export = self.config.data.join("control.jsonl");
+        self.catalog.export(&export).await?;
+        let app = self.clone();
+        blocking(move || {
+            let repository = app.open_repository(CONTROL_REPOSITORY, &password)?.index()?;
+            let mut session = repository.backup(Options { patience: crate::job::LEASE, ..Options::default() })?;
+            let file = fs_err::File::open(&export).map_err(ServerError::file("read the export"))?;
+            let size = file.metadata().map_err(ServerError::file("read the export"))?.len();
+            let now = app.clock.now();
+            put(&mut session, CATALOG, size, now, &mut std::io::BufReader::new(file))?;
+            for (name, content) in files {
+                put(&mut session, &name, content.len() as u64, now, &mut Cursor::new(&content))?;
+            }
+            let committed = session.commit(Draft {
+                hostname: "kuramori".to_owned(),
+                username: "kuramori".to_owned(),
+                paths: vec!["/control".to_owned()],
+                tags: vec![format!("kuramori.recv={now}")],
+                time: Some(now),
+                excludes: Vec::new(),
+            })?;
+            fs_err::remove_file(&export).map_err(ServerError::file("remove the export"))?;
+            Ok(committed.id)
+        })
+        .await
+    }
+
+    /// Every repository's password, wrapped to the recovery identity and to each vault.
+    pub(crate) async fn wraps(&self) -> Result<Vec<(String, Vec<u8>)>> {
+        let vaults: Vec<Vault> = self.vaults().await?;
+        let mut holders = vec![("recovery".to_owned(), self.keys.recovery.clone())];
+        holders.extend(vaults.into_iter().filter_map(|vault| Some((vault.name, vault.recipient?))));
+        let mut wraps = Vec::new();
+        for name in self.repository_names().await? {
+            let password = self.password(&name).await?;
+            for (holder, recipient) in &holders {
+                wraps.push((format!("wraps/{name}/{holder}.age"), seal::wrap(password.as_bytes(), recipient)?));
+            }
+        }
+        Ok(wraps)
+    }
+
+    /// Every repository that has a password here.
+    pub(crate) async fn repository_names(&self) -> Result<Vec<String>> {
+        let prefix = secret_name("");
+        let secrets = self.catalog.secrets().await?;
+        Ok(secrets.into_iter().filter_map(|secret| secret.name.strip_prefix(&prefix).map(str::to_owned)).collect())
+    }
+}
+
+fn put(
+    sink: &mut dyn Sink,
+    name: &str,
+    size: u64,
+    now: jiff::Timestamp,
+    content: &mut dyn std::io::Read,
+) -> Result<()> {
+    let path = TreePath::new(name).map_err(|error| ServerError::Bug(error.to_string()))?;
+    let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or(0);
+    let mtime = FileTime { seconds: now.as_second(), nanos };
+    let meta = Meta { mode: 0o600, mtime, atime: mtime, ctime: mtime, ..Meta::default() };
+    sink.put(Entry { path, kind: EntryKind::File { size }, meta }, content)
+        .map_err(|error| ServerError::Bug(kuramori_model::fault::chain(&error)))
+}

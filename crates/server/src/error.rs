@@ -1,0 +1,177 @@
+//! What can go wrong while the rooms are joined. Errors of a room keep their own code, kind and hint.
+
+use std::path::PathBuf;
+
+use kuramori_model::fault::{Exit, Fault, Kind};
+
+use crate::config::ConfigError;
+
+/// What every function here returns.
+pub type Result<T> = std::result::Result<T, ServerError>;
+
+/// Why the server could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The catalog.
+    #[error(transparent)]
+    Catalog(#[from] kuramori_catalog::CatalogError),
+    /// A repository.
+    #[error(transparent)]
+    Repository(#[from] kuramori_repo::Error),
+    /// The repository server.
+    #[error(transparent)]
+    Serve(#[from] kuramori_serve::ServeError),
+    /// A departmental system's source.
+    #[error(transparent)]
+    Source(#[from] kuramori_source::Error),
+    /// A file of the server's own.
+    #[error("cannot {action}")]
+    File {
+        /// The verb with its object.
+        action: &'static str,
+        /// What the system said; names the path.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The machine already holds a server's keys; they are never written over.
+    #[error("`{}` already exists", .0.display())]
+    Exists(PathBuf),
+    /// The server was never initialised.
+    #[error("`{}` is missing: this data folder was never initialised", .0.display())]
+    NotInitialised(PathBuf),
+    /// Another process listens on the admin socket.
+    #[error("another server listens on `{}`", .0.display())]
+    SocketTaken(PathBuf),
+    /// A sealed secret that our key does not open.
+    #[error("the sealed secret `{name}` cannot be opened: {why}")]
+    Sealed {
+        /// Its name in the catalog, or its file.
+        name: String,
+        /// What the cipher said.
+        why: String,
+    },
+    /// An identity or recipient that is not one.
+    #[error("`{what}` is not an age {kind}")]
+    Identity {
+        /// As given; a recipient, never a secret.
+        what: String,
+        /// `identity` or `recipient`.
+        kind: &'static str,
+    },
+    /// A register entry that cannot be taken.
+    #[error("{place}: {why}")]
+    Entry {
+        /// File and line, or the system's id.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A job was stopped because the hours in which it may read are over.
+    #[error("stopped: the hours in which `{system}` may be read ended")]
+    HoursEnded {
+        /// Which system.
+        system: String,
+    },
+    /// A job was stopped because the server ends.
+    #[error("stopped because the server ends; nothing of this run is visible")]
+    Stopping,
+    /// A job was cancelled.
+    #[error("stopped by a person")]
+    Cancelled,
+    /// A report that does not verify.
+    #[error("the vault's report cannot be used: {0}")]
+    Report(String),
+    /// A mail that did not go.
+    #[error("the notice could not be sent: {0}")]
+    Notice(String),
+    /// Our own mistake.
+    #[error("internal error: {0}")]
+    Bug(String),
+}
+
+impl ServerError {
+    /// Wraps an I/O error; `fs_err` has put the path into it.
+    pub fn file(action: &'static str) -> impl Fn(std::io::Error) -> Self {
+        move |source| Self::File { action, source }
+    }
+
+    fn inner(&self) -> Option<&dyn Fault> {
+        Some(match self {
+            Self::Config(error) => error,
+            Self::Catalog(error) => error,
+            Self::Repository(error) => error,
+            Self::Serve(error) => error,
+            Self::Source(error) => error,
+            _ => return None,
+        })
+    }
+}
+
+impl Fault for ServerError {
+    fn code(&self) -> &'static str {
+        if let Some(inner) = self.inner() {
+            return inner.code();
+        }
+        match self {
+            Self::File { .. } => "server.file",
+            Self::Exists(_) => "server.exists",
+            Self::NotInitialised(_) => "server.not-initialised",
+            Self::SocketTaken(_) => "server.socket-taken",
+            Self::Sealed { .. } => "server.sealed",
+            Self::Identity { .. } => "server.identity",
+            Self::Entry { .. } => "server.entry",
+            Self::HoursEnded { .. } => "server.hours-ended",
+            Self::Stopping => "server.stopping",
+            Self::Cancelled => "server.cancelled",
+            Self::Report(_) => "server.report",
+            Self::Notice(_) => "server.notice",
+            _ => "server.bug",
+        }
+    }
+
+    fn kind(&self) -> Kind {
+        if let Some(inner) = self.inner() {
+            return inner.kind();
+        }
+        match self {
+            Self::Cancelled | Self::Stopping | Self::HoursEnded { .. } | Self::Notice(_) => Kind::Retry,
+            Self::Exists(_) => Kind::Refused,
+            Self::Sealed { .. } | Self::Report(_) => Kind::Damaged,
+            Self::Bug(_) => Kind::Bug,
+            _ => Kind::Fix,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        if let Some(inner) = self.inner() {
+            return inner.hint();
+        }
+        Some(match self {
+            Self::Exists(_) => "nothing was changed; keys are never written over".to_owned(),
+            Self::NotInitialised(_) => "run `kuramori server init` first, or `kuramori server rebuild`".to_owned(),
+            Self::SocketTaken(_) => "stop the other server, or give this one `admin.socket` of its own".to_owned(),
+            Self::Sealed { .. } => {
+                "it was sealed to another key; bring `keys/server.age` back with the hospital's recovery identity"
+                    .to_owned()
+            }
+            Self::HoursEnded { .. } => "widen its windows, or start it earlier".to_owned(),
+            _ => return None,
+        })
+    }
+
+    fn exit(&self) -> Exit {
+        match (self.inner(), self) {
+            (Some(inner), _) => inner.exit(),
+            (None, Self::SocketTaken(_)) => Exit::Locked,
+            (None, _) => match self.kind() {
+                Kind::Retry | Kind::Fix => Exit::Fix,
+                Kind::Refused => Exit::Refused,
+                Kind::Damaged => Exit::Damaged,
+                Kind::Bug => Exit::Unexpected,
+            },
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The judge's turn: facts out of the catalog, findings into alarms, alarms into notices that are owed.
+
+use std::collections::HashSet;
+
+use jiff::Timestamp;
+use kuramori_catalog::{Alarm, Place, Registered, RunFilter, RunState};
+use kuramori_judge::{
+    calendar::Calendar,
+    night::{self, AtVault, Broken, Subject, Working},
+    platform::{self, Platform, VaultSign},
+    schedule::Timetable,
+};
+use kuramori_model::{
+    fault::chain,
+    finding::{Finding, Severity},
+};
+
+use crate::{App, error::Result, facts::Seen, post};
+
+/// Restore points that the judge looks back on.
+const HISTORY: u32 = 100;
+
+/// Judges until the task is dropped.
+pub(crate) async fn run(app: App) {
+    loop {
+        if let Err(error) = turn(&app).await {
+            tracing::error!("the judge's turn failed: {}", chain(&error));
+        }
+        tokio::time::sleep(app.config.judge_every).await;
+    }
+}
+
+/// One turn; public so that tests and the admin socket can ask for it.
+pub(crate) async fn turn(app: &App) -> Result<()> {
+    let now = app.clock.now();
+    let mut findings = app.refused.all();
+    let mut calendar = Calendar { japan: true, ..Calendar::default() };
+    calendar.more = app.catalog.setting("holidays").await?.unwrap_or_default();
+    for registered in app.catalog.systems().await? {
+        findings.extend(system(app, now, &registered, &calendar).await?);
+    }
+    findings.extend(platform(app, now).await?);
+    findings.extend(gate(app, now));
+    let changes = app.catalog.reconcile("judge", &findings).await?;
+    for alarm in changes.opened.iter().chain(&changes.raised) {
+        tracing::warn!(code = alarm.finding.code, system = ?alarm.finding.system, "alarm");
+        owe(app, alarm, post::Kind::Opened, now).await?;
+    }
+    for alarm in &changes.closed {
+        owe(app, alarm, post::Kind::Closed, now).await?;
+    }
+    app.catalog.beat("judge", &serde_json::json!({ "findings": findings.len() })).await?;
+    app.post.notify_one();
+    Ok(())
+}
+
+async fn owe(app: &App, alarm: &Alarm, kind: post::Kind, now: Timestamp) -> Result<()> {
+    if app.config.mail.is_none() || alarm.finding.severity == Severity::Info {
+        return Ok(());
+    }
+    let notice = post::Notice { kind, alarm: Some(alarm.id), finding: Some(alarm.finding.clone()), at: now };
+    let dedup = format!("{}/{}/{}", kind.as_str(), alarm.id, alarm.finding.severity.as_str());
+    app.catalog.owe(post::TARGET, &dedup, &notice, now).await?;
+    Ok(())
+}
+
+async fn system(app: &App, now: Timestamp, registered: &Registered, calendar: &Calendar) -> Result<Vec<Finding>> {
+    let system = &registered.system;
+    let timetable = match Timetable::new(&system.schedule) {
+        Ok(timetable) => timetable,
+        Err(error) => {
+            let finding = Finding::new("judge.bad-schedule", Severity::Alarm, "check-register");
+            return Ok(vec![finding.of(&system.id).with("why", error.to_string())]);
+        }
+    };
+    let points = app.catalog.history(&system.id, HISTORY).await?;
+    let filter = RunFilter { system: Some(system.id.clone()), limit: 10, ..RunFilter::default() };
+    let runs = app.catalog.runs(&filter).await?;
+    let running = runs.iter().find(|run| run.state == RunState::Running).and_then(|run| {
+        let started = run.started_at?;
+        let progress = run.progress_at.unwrap_or(started);
+        Some(Working { run: run.id, started, progress, phase: run.progress.phase.clone() })
+    });
+    let failed = runs.iter().find(|run| run.ended_at.is_some()).filter(|run| run.state == RunState::Failed);
+    let failed = failed.and_then(|run| {
+        Some(Broken { run: run.id, ended: run.ended_at?, code: run.error_code.clone().unwrap_or_default() })
+    });
+    let primary = app.catalog.points(&system.id, Place::Primary).await?;
+    let generations = |points: &[kuramori_catalog::Point]| {
+        let zone = timetable.zone();
+        let days: HashSet<_> =
+            points.iter().filter(|p| p.complete).map(|p| p.received.to_zoned(zone.clone()).date()).collect();
+        u32::try_from(days.len()).unwrap_or(u32::MAX)
+    };
+    let mut vault = None;
+    for name in app.vaults().await? {
+        if app.catalog.newest_report(&name.name).await?.is_some() {
+            let there = app.catalog.points(&system.id, Place::Vault).await?;
+            let proven: HashSet<&str> = there.iter().filter(|p| p.complete).map(|p| p.snapshot.as_str()).collect();
+            let newest = primary.iter().find(|p| proven.contains(p.snapshot.as_str())).map(|p| p.sequence);
+            // Older points that the vault skipped are not owed; only what came after its newest one.
+            let missing = primary
+                .iter()
+                .filter(|p| p.complete && newest.is_none_or(|newest| p.sequence > newest))
+                .map(|p| p.received)
+                .min();
+            vault = Some(AtVault { oldest_missing: missing, generations: generations(&there) });
+        }
+    }
+    Ok(night::judge(
+        now,
+        &Subject {
+            system: &system.id,
+            since: registered.created_at,
+            enabled: system.enabled,
+            data: system.data,
+            timetable: &timetable,
+            expect: &system.expect,
+            calendar,
+            points: &points,
+            running,
+            failed,
+            generations: generations(&primary),
+            vault,
+        },
+    ))
+}
+
+async fn platform(app: &App, now: Timestamp) -> Result<Vec<Finding>> {
+    let beats = app.catalog.heartbeats().await?;
+    let mut vaults = Vec::new();
+    for vault in app.vaults().await? {
+        vaults.push(VaultSign {
+            report: app.catalog.newest_report(&vault.name).await?.map(|report| report.received),
+            since: vault.since,
+            every_s: app.config.report_due.as_secs(),
+            saw_scheduler: None,
+            name: vault.name,
+        });
+    }
+    let jump = app.catalog.suspended().await?.map(|jump| (jump.seen, jump.expected));
+    let scheduler = beats.iter().find(|beat| beat.name == "scheduler").map(|beat| beat.at);
+    Ok(platform::judge(now, &Platform { scheduler, vaults, jump }))
+}
+
+/// The production side never has a way into the vault: an answer there is an alarm at any time.
+fn gate(app: &App, now: Timestamp) -> Vec<Finding> {
+    let gate = app.gate.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let Some(look) = gate.probe.as_ref().filter(|look| look.at(now) == Seen::Open) else { return Vec::new() };
+    vec![
+        Finding::new("gate.answers", Severity::Alarm, "secure-gate")
+            .with("source", look.source.as_str())
+            .with("detail", look.detail.as_str()),
+    ]
+}
