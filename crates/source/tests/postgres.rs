@@ -9,9 +9,9 @@ use std::{
 };
 
 use common::{
-    Folder, cancel_after, control, once_after,
+    Folder, Nothing, cancel_after, control, once_after,
     postgres::{Postgres, own, run, verify},
-    secret,
+    secret, speed,
 };
 use kuramori_model::{
     clock::{Clock, SystemClock},
@@ -74,14 +74,9 @@ fn a_backup_under_load_passes_pg_verifybackup_and_starts_with_the_same_sums() {
     load.wait().unwrap();
     let facts = origin(&report);
     println!("{facts:#?}");
-    println!(
-        "{:.0} MB in {:.2} s: {:.0} MB/s, {} files, {} folders sealed",
-        report.bytes as f64 / 1e6,
-        report.seconds,
-        report.bytes as f64 / 1e6 / report.seconds,
-        report.files,
-        sink.sealed.len()
-    );
+    println!("to a folder, under load: {}", speed(&report));
+    let idle = PostgresSource::new(postgres.config()).read(&mut Nothing, &control()).unwrap();
+    println!("to nowhere: {}", speed(&idle));
     let identifier = postgres.sql("postgres", "SELECT system_identifier FROM pg_control_system()");
     assert_eq!(facts.system_identifier, identifier.trim());
     assert!(facts.data_checksums && facts.version.starts_with("15.") && facts.timeline == 1);

@@ -5,8 +5,9 @@ mod common;
 use std::{collections::BTreeSet, ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
 
 use common::{
-    Folder, cancel_after, control, digests, once_after,
+    Folder, Nothing, cancel_after, control, digests, once_after,
     samba::{Holder, PASSWORD, Samba, touch},
+    speed,
 };
 use kuramori_model::{
     clock::{Random, SeededRandom},
@@ -72,13 +73,9 @@ fn twenty_thousand_files_come_whole_and_the_second_run_reads_none() {
     assert_eq!(report.items, 20_400);
     assert_eq!(digests(&samba.dump()), digests(&sink.root));
     assert_eq!(sink.sealed.len(), 400, "each folder is sealed once");
-    println!(
-        "20,000 files, {:.1} MB in {:.2} s: {:.0} files/s, {:.1} MB/s",
-        bytes as f64 / 1e6,
-        report.seconds,
-        20_000.0 / report.seconds,
-        bytes as f64 / 1e6 / report.seconds
-    );
+    println!("to a folder: {}", speed(&report));
+    let report = SmbSource::new(samba.config()).read(&mut Nothing, &control()).unwrap();
+    println!("to nowhere: {}", speed(&report));
     let mut again = Folder::new(&temp.path().join("b"));
     again.known.clone_from(&sink.put);
     let changed = samba.dump().join("患者007/検査/眼底写真_07.dcm");
@@ -118,7 +115,9 @@ fn big_files_empty_files_odd_names_and_deep_folders_come_as_they_are() {
     assert!(sink.root.join("空").is_dir());
     let origin = origin(&report);
     println!("{origin:?}");
-    println!("98 MiB in {:.2} s: {:.0} MB/s", report.seconds, report.bytes as f64 / 1e6 / report.seconds);
+    println!("to a folder: {}", speed(&report));
+    let report = SmbSource::new(samba.config()).read(&mut Nothing, &control()).unwrap();
+    println!("to nowhere: {}", speed(&report));
     assert_eq!(origin.volume_label, "OPHDUMP");
     assert_eq!(origin.dialect, "SMB 3.1.1");
     // Only a part of the share, with things left out.

@@ -1,6 +1,7 @@
 //! One `BASE_BACKUP`: what is asked, and what has to come before it counts as done.
 
 use std::{
+    collections::HashSet,
     io::{self, Read},
     sync::Arc,
 };
@@ -44,6 +45,8 @@ pub(super) struct Backup<'a> {
     total: Option<(u64, u64)>,
     /// Folders that are open and may be sealed when the archive leaves them.
     open: Vec<TreePath>,
+    /// Folders that were sealed; a server that enters one again is not to be trusted.
+    sealed: HashSet<TreePath>,
 }
 
 impl<'a> Backup<'a> {
@@ -55,6 +58,7 @@ impl<'a> Backup<'a> {
             received: Files::default(),
             total: None,
             open: Vec::new(),
+            sealed: HashSet::new(),
         }
     }
 
@@ -243,6 +247,9 @@ impl<'a> Backup<'a> {
             let path = TreePath::new(name).map_err(|e| copy.session.line.broken(e.to_string()))?;
             copy.session.line.what = path.to_string();
             self.leave(sink, Some(&path))?;
+            if self.is_below_sealed(&path) {
+                return Err(copy.session.line.broken(format!("`{path}` comes after its folder was left")));
+            }
             match item.kind {
                 // The folder behind it comes in an archive of its own.
                 Kind::Link(_) if path.as_bytes().starts_with(b"pg_tblspc/") => {}
@@ -293,9 +300,21 @@ impl<'a> Backup<'a> {
                 break;
             }
             sink.seal(folder)?;
-            self.open.pop();
+            self.sealed.extend(self.open.pop());
         }
         Ok(())
+    }
+
+    fn is_below_sealed(&self, path: &TreePath) -> bool {
+        let bytes = path.as_bytes();
+        let ends = bytes
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'/')
+            .map(|(at, _)| at)
+            .chain([bytes.len()]);
+        ends.into_iter()
+            .any(|end| TreePath::new(&bytes[..end]).is_ok_and(|folder| self.sealed.contains(&folder)))
     }
 
     fn manifest(&mut self, copy: &mut Copy<'_>, sink: &mut dyn Sink) -> Result<String, Error> {

@@ -119,6 +119,43 @@ impl Sink for Folder {
     }
 }
 
+/// Reads everything and keeps nothing: for figures.
+#[derive(Debug, Default)]
+pub struct Nothing;
+
+impl Sink for Nothing {
+    fn known(&mut self, _: &Entry) -> bool {
+        false
+    }
+
+    fn keep(&mut self, _: Entry) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn put(&mut self, _: Entry, content: &mut dyn Read) -> Result<(), SinkError> {
+        let mut buffer = vec![0; 256 << 10];
+        while content.read(&mut buffer).is_ok_and(|taken| taken > 0) {}
+        Ok(())
+    }
+
+    fn seal(&mut self, _: &TreePath) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn fault(&mut self, _: &TreePath, _: String) {}
+}
+
+/// `MB/s` and files per second of a report.
+pub fn speed(report: &kuramori_source::Report) -> String {
+    let (bytes, files) = (report.bytes as f64 / 1e6, report.files as f64);
+    let seconds = report.seconds - report.waited_seconds;
+    format!(
+        "{files} files, {bytes:.1} MB in {seconds:.2} s: {:.0} files/s, {:.1} MB/s",
+        files / seconds,
+        bytes / seconds
+    )
+}
+
 /// A control that gives up on silence after a few seconds.
 pub fn control() -> Control {
     Control { patience: Duration::from_secs(20), ..Control::default() }
