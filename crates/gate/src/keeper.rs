@@ -167,7 +167,7 @@ impl Keeper {
 
     fn write(&mut self, event: &Event, entry: Entry, window: Option<WindowId>) {
         match &entry {
-            Entry::Window(record) => self.memory.keep((**record).clone()),
+            Entry::Window { record } => self.memory.keep((**record).clone()),
             Entry::Alarm { text } => tracing::warn!(alarm = text, "gate"),
             _ => {}
         }
@@ -193,7 +193,7 @@ impl Keeper {
         let wall = self.clock.now();
         if let Some(record) = self.memory.crashed(&self.policy.boot_id, self.started, wall, proven) {
             let event = Event { at, wall, what: What::Tick };
-            self.write(&event, Entry::Window(Box::new(record)), None);
+            self.write(&event, Entry::Window { record: Box::new(record) }, None);
         }
         self.memory.unfinished = None;
     }

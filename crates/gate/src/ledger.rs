@@ -77,7 +77,8 @@ impl Memory {
         Ok(memory)
     }
 
-    fn take(&mut self, line: &Line) {
+    /// Takes one more line, in the order of the log.
+    pub fn take(&mut self, line: &Line) {
         match &line.entry {
             Entry::Accepted { token, .. } => {
                 self.epoch = self.epoch.max(token.epoch);
@@ -93,7 +94,7 @@ impl Memory {
                     self.latch = None;
                 }
             }
-            Entry::Window(record) => self.keep((**record).clone()),
+            Entry::Window { record } => self.keep((**record).clone()),
             Entry::Transition { .. } | Entry::Alarm { .. } => {}
         }
     }
@@ -232,6 +233,56 @@ mod tests {
             boot_id: BootId::new("b").unwrap(),
             entry: Entry::Alarm { text: text.into() },
         }
+    }
+
+    #[test]
+    fn every_kind_of_line_is_read_back_as_it_was_written() {
+        use kuramori_model::{clock::SeededRandom, gate};
+        let token = gate::WindowToken {
+            window: WindowId(4),
+            epoch: 2,
+            purpose: gate::Purpose::Restore,
+            source: "10.0.0.1".parse().unwrap(),
+            peer: "10.0.0.2:8443".parse().unwrap(),
+            max_seconds: 60,
+            max_bytes: u64::MAX,
+            budget_left_s: 60,
+            nonce: gate::Nonce::draw(&SeededRandom::new(1)),
+            boot_id: BootId::new("b").unwrap(),
+            issued_boot_ms: 1,
+            expires_boot_ms: 2,
+            issued: Timestamp::UNIX_EPOCH,
+        };
+        let mut memory = Memory::default();
+        let mut line = alarm("");
+        line.entry = Entry::Accepted { hash: token.hash(), token: Box::new(token) };
+        memory.take(&line);
+        let record = memory.crashed(&BootId::new("b").unwrap(), 9000, Timestamp::UNIX_EPOCH, true).unwrap();
+        let latch = Latch { incident: 1, lockdown: false, reason: "r".into() };
+        let to = Box::new(kuramori_model::gate::GateState::Sealing { since_boot_ms: 1, overdue: true });
+        for entry in [
+            line.entry.clone(),
+            Entry::Transition { from: "boot".into(), to },
+            Entry::Latched(latch),
+            Entry::Released { incident: 1, reason: "r".into(), officers: Vec::new() },
+            Entry::Window { record: Box::new(record.clone()) },
+            Entry::Alarm { text: "t".into() },
+        ] {
+            line.entry = entry.clone();
+            let text = serde_json::to_string(&line).unwrap();
+            assert_eq!(serde_json::from_str::<Line>(&text).unwrap().entry, entry, "{text}");
+        }
+        // A window of a gate that died counts with all that it can have been open.
+        memory.keep(record);
+        assert!(memory.unfinished.is_none());
+        assert_eq!(memory.used_ms(&BootId::new("b").unwrap(), 10_000, Timestamp::UNIX_EPOCH), 8999);
+        assert_eq!(memory.used_ms(&BootId::new("b").unwrap(), DAY_MS + 10_000, Timestamp::UNIX_EPOCH), 0);
+        let past: Timestamp = "1960-01-01T00:00:00Z".parse().unwrap();
+        assert_eq!(
+            memory.used_ms(&BootId::new("c").unwrap(), 5, past),
+            8999,
+            "a window in the future counts"
+        );
     }
 
     #[test]

@@ -232,7 +232,10 @@ pub enum Entry {
         officers: Vec<VerifyingKey>,
     },
     /// A window ended.
-    Window(Box<WindowRecord>),
+    Window {
+        /// All that is kept of it. Nested, because it has a `boot_id` of its own.
+        record: Box<WindowRecord>,
+    },
     /// Something that a person must know.
     Alarm {
         /// In words.

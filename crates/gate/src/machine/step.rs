@@ -460,6 +460,6 @@ impl Step<'_> {
             let exposure = record.exposure;
             self.alarm(format!("{}: the exposures disagree: {exposure:?}", record.window));
         }
-        self.actions.push(Action::Log(Entry::Window(Box::new(record)), None));
+        self.actions.push(Action::Log(Entry::Window { record: Box::new(record) }, None));
     }
 }

@@ -1,0 +1,275 @@
+//! The two processes under test, and the way to talk to them.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use kuramori_model::{
+    clock::SystemRandom,
+    gate::{
+        GateState, GateStatus, Nonce, Purpose, ReleaseToken, Reply, Request, SignedRelease, SignedToken,
+        WindowRecord, WindowToken,
+    },
+    ids::WindowId,
+};
+
+use super::{PRIMARY, PULLER, Rig, now_ms, target, wait};
+
+/// How gated is configured.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub switch: bool,
+    pub if_name: &'static str,
+    pub sys_name: &'static str,
+    pub foreign: Vec<&'static str>,
+    pub nft: String,
+    pub ttl: u32,
+    pub state: Option<PathBuf>,
+    pub allowed_uid: u32,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            switch: false,
+            if_name: "port2",
+            sys_name: "sw-test",
+            foreign: Vec::new(),
+            nft: "nft".to_owned(),
+            ttl: 3,
+            state: None,
+            allowed_uid: 0,
+        }
+    }
+}
+
+/// A running process in the vault's namespace.
+#[derive(Debug)]
+pub struct Process(pub Child);
+
+impl Process {
+    pub fn signal(&self, name: &str) {
+        let done =
+            Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    pub fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Rig {
+    pub fn write_config(&self, setup: &Setup) -> PathBuf {
+        let mut text = format!(
+            "state_dir = \"{state}\"\nsocket = \"{socket}\"\nallowed_uids = [{uid}]\n\
+             observer_socket = \"{observer}\"\nobserver_uids = [0]\nvault_keys = [\"{key}\"]\n\
+             officer_keys = [\"{one}\", \"{two}\"]\nrelease_quorum = 2\nttl_seconds = {ttl}\n\
+             dead_man_tested = [\"A\"]\n\n[[flow]]\npurpose = \"pull\"\nsource = \"{PULLER}\"\npeer = \"{PRIMARY}\"\n\n\
+             [packet_filter]\ninside = \"pul0\"\noutside = \"v0\"\nprogram = \"{nft}\"\nforeign_tables = {foreign:?}\n\n\
+             [[packet_filter.management]]\ninterface = \"mgt0\"\nnetwork = \"192.0.2.0/28\"\nudp = [161]\n\
+             tcp = [830, 22, 443]\n",
+            state = setup.state.clone().unwrap_or_else(|| self.path("state")).display(),
+            socket = self.path("gate.sock").display(),
+            uid = setup.allowed_uid,
+            observer = self.path("observer.sock").display(),
+            key = self.vault_key(),
+            one = self.officers[0].public(),
+            two = self.officers[1].public(),
+            ttl = setup.ttl,
+            nft = setup.nft,
+            foreign = setup.foreign,
+        );
+        if setup.switch {
+            write!(
+                text,
+                "\n[switch]\naddress = \"192.0.2.2:161\"\nuser = \"gate\"\nauth_password_file = \"{}\"\n\
+                 priv_password_file = \"{}\"\nsys_name = \"{}\"\nif_name = \"{}\"\ntimeout_ms = 500\n",
+                self.path("gate-auth").display(),
+                self.path("gate-priv").display(),
+                setup.sys_name,
+                setup.if_name
+            )
+            .unwrap();
+        }
+        let file = self.path("gated.toml");
+        fs_err::write(&file, text).unwrap();
+        file
+    }
+
+    pub fn gated(&self, setup: &Setup) -> Process {
+        let config = self.write_config(setup);
+        self.process(env!("CARGO_BIN_EXE_kuramori-gated").into(), &config, "gated.log")
+    }
+
+    pub fn observed(&self, never: &[&str]) -> Process {
+        let config = self.path("observed.toml");
+        let text = format!(
+            "socket = \"{}\"\ntarget = \"{PRIMARY}\"\nnever = {never:?}\nnamespace = \"/run/netns/{}\"\n\
+             interface = \"v0\"\n",
+            self.path("observer.sock").display(),
+            self.ns("pul")
+        );
+        fs_err::write(&config, text).unwrap();
+        self.process(observed_binary(), &config, "observed.log")
+    }
+
+    fn process(&self, program: PathBuf, config: &std::path::Path, log: &str) -> Process {
+        let log = fs_err::OpenOptions::new().create(true).append(true).open(self.path(log)).unwrap();
+        // `ip netns exec` becomes the program itself, so the pid is the program's.
+        let child = Command::new("ip")
+            .args(["netns", "exec", &self.ns("vlt")])
+            .arg(program)
+            .arg("--config")
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(log.into_parts().0))
+            .spawn()
+            .unwrap();
+        Process(child)
+    }
+
+    pub fn ask(&self, request: &Request) -> Option<Reply> {
+        let mut stream = UnixStream::connect(self.path("gate.sock")).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        let mut line = serde_json::to_vec(request).unwrap();
+        line.push(b'\n');
+        stream.write_all(&line).ok()?;
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).ok()?;
+        serde_json::from_str(&answer).ok()
+    }
+
+    pub fn status(&self) -> Option<GateStatus> {
+        match self.ask(&Request::Status {})? {
+            Reply::Status(status) => Some(*status),
+            _ => None,
+        }
+    }
+
+    pub fn state(&self) -> String {
+        self.status().map_or("no answer".to_owned(), |status| status.gate.name().to_owned())
+    }
+
+    pub fn wait_state(&self, name: &str, limit: u64) -> Duration {
+        let start = now_ms();
+        while now_ms() - start < limit * 1000 {
+            if self.state() == name {
+                return Duration::from_millis(now_ms() - start);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let log = fs_err::read_to_string(self.path("gated.log")).unwrap_or_default();
+        let seen = fs_err::read_to_string(self.path("observed.log")).unwrap_or_default();
+        panic!("no `{name}` within {limit} s: {:#?}\n{log}\n{seen}", self.status());
+    }
+
+    pub fn token(&self, seconds: u32) -> SignedToken {
+        let status = self.status().unwrap();
+        let token = WindowToken {
+            window: WindowId(status.last_window.0 + 1),
+            epoch: status.epoch.max(1),
+            purpose: Purpose::Pull,
+            source: PULLER,
+            peer: PRIMARY,
+            max_seconds: seconds,
+            max_bytes: 1 << 50,
+            budget_left_s: 3600,
+            nonce: Nonce::draw(&SystemRandom),
+            boot_id: status.boot_id,
+            issued_boot_ms: status.boot_ms,
+            expires_boot_ms: status.boot_ms + 30_000,
+            issued: Timestamp::UNIX_EPOCH,
+        };
+        SignedToken::sign(token, &self.key)
+    }
+
+    /// Opens, and waits until it is open.
+    pub fn open(&self, seconds: u32) -> WindowId {
+        let token = self.token(seconds);
+        let window = token.token.window;
+        match self.ask(&Request::Open { token: Box::new(token) }) {
+            Some(Reply::Status(_)) => {}
+            other => panic!("not taken: {other:#?}"),
+        }
+        self.wait_state("open", 30);
+        window
+    }
+
+    pub fn refused(&self, request: &Request) -> String {
+        match self.ask(request) {
+            Some(Reply::Refused { code, .. }) => code,
+            other => panic!("not refused: {other:#?}"),
+        }
+    }
+
+    pub fn close(&self) {
+        self.ask(&Request::Close { reason: "test".into() }).unwrap();
+    }
+
+    pub fn history(&self) -> Vec<WindowRecord> {
+        match self.ask(&Request::History { limit: 50 }) {
+            Some(Reply::History { windows }) => windows,
+            other => panic!("no history: {other:?}"),
+        }
+    }
+
+    pub fn record(&self, window: WindowId) -> WindowRecord {
+        let mut found = None;
+        wait("the window's record", Duration::from_secs(15), || {
+            found = self.history().into_iter().find(|record| record.window == window);
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    pub fn release(&self, officers: usize) -> Request {
+        let status = self.status().unwrap();
+        let (GateState::Lockdown { incident, .. } | GateState::FaultOpen { incident, .. }) = status.gate
+        else {
+            panic!("nothing to release: {:?}", status.gate)
+        };
+        let mut release = SignedRelease::new(ReleaseToken {
+            incident,
+            reason: "looked at it".into(),
+            nonce: Nonce::draw(&SystemRandom),
+            boot_id: status.boot_id,
+            expires_boot_ms: status.boot_ms + 30_000,
+        });
+        for officer in &self.officers[..officers] {
+            release.countersign(officer);
+        }
+        Request::Release { release: Some(Box::new(release)) }
+    }
+}
+
+/// The observer's program lies beside ours; it is built if somebody runs only this package's tests.
+fn observed_binary() -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_BIN_EXE_kuramori-gated")).with_file_name("kuramori-observed");
+    if !path.exists() {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let done = Command::new(cargo)
+            .args(["build", "-q", "-p", "kuramori-observed", "--manifest-path"])
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+            .env("CARGO_TARGET_DIR", target())
+            .status()
+            .unwrap();
+        assert!(done.success());
+    }
+    path
+}

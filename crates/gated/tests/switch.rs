@@ -1,0 +1,164 @@
+//! Layer C against a real agent: net-snmp's snmpd that owns the switch port.
+
+mod rig;
+
+use std::time::Duration;
+
+use kuramori_model::gate::{CloseReason, Layer, LayerState};
+use kuramori_observe::site::{PortReader, Site, look};
+use rig::{Rig, VAULT, gate::Setup, inside, wait};
+
+fn layer(rig: &Rig, layer: Layer) -> Option<(LayerState, String)> {
+    rig.status()?.layers.iter().find(|read| read.layer == layer).map(|read| (read.state, read.detail.clone()))
+}
+
+/// Whether the kernel of the switch has the port up, whatever its agent says.
+fn port_up(rig: &Rig) -> bool {
+    rig.exec("sw", "cat /sys/class/net/port2/flags")
+        .1
+        .trim()
+        .strip_prefix("0x")
+        .is_some_and(|hex| u32::from_str_radix(hex, 16).is_ok_and(|flags| flags & 1 == 1))
+}
+
+fn look_from_site(rig: &Rig) -> kuramori_observe::site::SiteView {
+    let reader = PortReader {
+        address: "10.77.8.2:161".parse().unwrap(),
+        user: "site".into(),
+        auth_password_file: rig.path("site-auth"),
+        priv_password_file: rig.path("site-priv"),
+        sys_name: "sw-test".into(),
+        if_name: "port2".into(),
+        timeout_ms: 500,
+    };
+    let site = Site {
+        vault: vec![std::net::SocketAddrV4::new(VAULT, 22), std::net::SocketAddrV4::new(VAULT, 8443)],
+        from: kuramori_observe::probe::From::default(),
+        patience: Duration::from_millis(400),
+        port: Some(reader),
+    };
+    inside(&rig.ns("prd"), move || look(&site, &kuramori_model::clock::SystemClock)).join().unwrap()
+}
+
+#[test]
+fn the_port_opens_and_closes_with_the_window_and_a_dead_agent_is_never_closed() {
+    let mut rig = Rig::new();
+    rig.serve_primary();
+    rig.start_snmpd();
+    assert!(port_up(&rig), "the port is up before anybody seals it");
+    assert_eq!(
+        rig.scan_tcp("prd", &[std::net::SocketAddrV4::new(VAULT, 22)]).len(),
+        1,
+        "and the path is open"
+    );
+    let _gated = rig.gated(&Setup { switch: true, ..Setup::default() });
+    let _observed = rig.observed(&["10.77.1.2:22"]);
+    let sealed = rig.wait_state("closed_verified", 10);
+    assert!(!port_up(&rig));
+    let status = rig.status().unwrap();
+    assert!(status.claim.offline, "{:?}", status.claim);
+    assert_eq!(status.claim.closed_layers, [Layer::A, Layer::C]);
+    let view = look_from_site(&rig);
+    assert!(view.port.as_ref().unwrap().value.unwrap().is_down(), "{view:#?}");
+    assert_eq!(view.answered.value, Some(vec![]));
+
+    let (mut opens, mut closes) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let start = rig::now_ms();
+        let window = rig.open(60);
+        opens.push((rig::now_ms() - start) as f64 / 1000.0);
+        assert!(port_up(&rig));
+        assert!(!rig.status().unwrap().claim.offline);
+        assert_eq!(look_from_site(&rig).port.unwrap().value.unwrap().admin, 1);
+        let stream = rig.pull();
+        wait("bytes", Duration::from_secs(10), || stream.bytes() > 100_000);
+        rig.close();
+        closes.push(rig.wait_state("closed_verified", 10).as_secs_f64());
+        assert!(!port_up(&rig));
+        let record = rig.record(window);
+        assert!(
+            record.closed_verified && !record.disagreement && record.observations.len() == 2,
+            "{record:#?}"
+        );
+    }
+    println!("sealed after {sealed:?}");
+    Rig::evidence("gate-switch-open", &rig::figures("open after the token, layers A and C", 0, opens));
+    Rig::evidence(
+        "gate-switch-close",
+        &rig::figures("closed proven after the order, layers A and C", 0, closes),
+    );
+
+    // The agent dies while a window is open: that closes it, and C is never called closed.
+    let window = rig.open(60);
+    let stream = rig.pull();
+    wait("bytes", Duration::from_secs(10), || stream.bytes() > 100_000);
+    rig.stop_snmpd();
+    wait("closing", Duration::from_secs(15), || rig.state() != "open");
+    wait("not proven", Duration::from_secs(20), || rig.state() == "fault_open");
+    let status = rig.status().unwrap();
+    assert!(!status.claim.offline && status.claim.closed_layers == [Layer::A], "{:?}", status.claim);
+    let (state, detail) = layer(&rig, Layer::C).unwrap();
+    assert_eq!(state, LayerState::Unknown, "{detail}");
+    let record = rig.record(window);
+    assert!(matches!(record.close_reason, CloseReason::LayerFault { layer: Layer::C, .. }), "{record:#?}");
+    assert!(!record.closed_verified);
+    assert!(rig::now_ms() - stream.last() > 5000, "layer A closed all the same");
+    let view = look_from_site(&rig);
+    assert!(view.port.as_ref().unwrap().value.is_none() && view.port.unwrap().missing.is_some());
+
+    // It comes back: proven, but latched until two officers release it.
+    rig.start_snmpd();
+    wait("proven, latched", Duration::from_secs(15), || {
+        rig.status().is_some_and(|status| status.gate.is_verified_closed())
+    });
+    assert_eq!(rig.state(), "fault_open");
+    assert!(!port_up(&rig));
+    rig.ask(&rig.release(2)).unwrap();
+    assert_eq!(rig.state(), "closed_verified");
+
+    // Somebody opens the port behind our back: found and shut again.
+    let sw = rig.ns("sw");
+    rig::sh(&format!("ip -n {sw} link set port2 up"));
+    let took = wait("shut again", Duration::from_secs(20), || !port_up(&rig));
+    println!("shut {took:?} after somebody opened it");
+}
+
+#[test]
+fn another_device_or_port_is_refused() {
+    let mut rig = Rig::new();
+    rig.serve_primary();
+    rig.start_snmpd();
+    for (setup, words) in [
+        (Setup { switch: true, if_name: "port9", ..Setup::default() }, "ifName `port9`"),
+        (Setup { switch: true, sys_name: "other", ..Setup::default() }, "sysName is `sw-test`"),
+    ] {
+        let gated = rig.gated(&setup);
+        let observed = rig.observed(&[]);
+        wait("layer C says why", Duration::from_secs(10), || {
+            layer(&rig, Layer::C)
+                .is_some_and(|(state, detail)| state == LayerState::Unknown && detail.contains(words))
+        });
+        assert!(port_up(&rig), "nothing was done to a port that is not ours");
+        assert_eq!(rig.state(), "sealing");
+        gated.kill();
+        observed.kill();
+    }
+}
+
+#[test]
+fn the_agent_itself_lets_the_gate_touch_only_its_port() {
+    let mut rig = Rig::new();
+    rig.start_snmpd();
+    let user = |user: &str| {
+        format!(
+            "-r0 -t2 -v3 -l authPriv -u {user} -a SHA-256 -A {user}-auth-pass -x AES -X {user}-priv-pass 127.0.0.1"
+        )
+    };
+    let set = |who: &str, port: &str| {
+        let index = rig.index("sw", port);
+        rig.exec("sw", &format!("snmpset {} .1.3.6.1.2.1.2.2.1.7.{index} i 2", user(who)))
+    };
+    assert!(set("gate", "port2").0, "the gate sets its own port");
+    assert!(!set("gate", "port1").0, "but no other");
+    assert!(!set("site", "port2").0, "and the site only reads");
+}
