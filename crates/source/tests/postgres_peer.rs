@@ -1,4 +1,5 @@
 //! A scripted PostgreSQL that says what real ones say only on bad days, and what versions 13 and 14 say.
+#![allow(clippy::unwrap_used, reason = "a test's helper may panic, too")]
 
 mod common;
 

@@ -1,18 +1,13 @@
 //! One `BASE_BACKUP`: what is asked, and what has to come before it counts as done.
 
-use std::{
-    collections::HashSet,
-    io::{self, Read},
-    sync::Arc,
-};
+use std::{collections::HashSet, io, sync::Arc};
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath};
-use postgres_protocol::message::backend::Message;
 
 use super::{
     archive::{self, Content, Kind},
+    copy::{Copy, Part, begin_copy},
     manifest::{Checker, Files},
     session::{Row, Session},
 };
@@ -360,117 +355,10 @@ fn is_closed_once_left(path: &TreePath) -> bool {
     }
 }
 
-fn begin_copy(session: &mut Session) -> Result<(), Error> {
-    match session.receive()? {
-        Message::CopyOutResponse(_) => Ok(()),
-        other => Err(session.unexpected(&other, "the start of data")),
-    }
-}
-
 fn field(rows: &[Row], row: usize, column: usize) -> &str {
     rows.get(row).and_then(|row| row.get(column)).and_then(Option::as_deref).unwrap_or_default()
 }
 
 fn major(version: &str) -> u32 {
     version.split(|c: char| !c.is_ascii_digit()).next().and_then(|digits| digits.parse().ok()).unwrap_or(0)
-}
-
-/// What comes next in the stream.
-enum Part {
-    Archive(String),
-    Manifest,
-    End,
-}
-
-/// The server's data as one part after the other; reading ends at each part's end.
-struct Copy<'a> {
-    session: &'a mut Session,
-    bucket: &'a Bucket,
-    /// Data has a kind in its first byte (version 15).
-    tagged: bool,
-    now: Bytes,
-    next: Option<Part>,
-    failed: Option<Error>,
-}
-
-impl<'a> Copy<'a> {
-    fn new(session: &'a mut Session, bucket: &'a Bucket, tagged: bool) -> Self {
-        Self { session, bucket, tagged, now: Bytes::new(), next: None, failed: None }
-    }
-
-    /// The part that follows.
-    fn part(&mut self) -> Result<Part, Error> {
-        if let Some(error) = self.failed.take() {
-            return Err(error);
-        }
-        self.next.take().ok_or_else(|| self.session.line.broken("data outside of any part".into()))
-    }
-
-    /// Nothing but the stream's end may follow.
-    fn end(&mut self) -> Result<(), Error> {
-        let rest = io::copy(self, &mut io::sink());
-        match self.part()? {
-            Part::End if rest.is_ok_and(|rest| rest == 0) => Ok(()),
-            _ => Err(self.session.line.broken("data after an archive's end".into())),
-        }
-    }
-
-    /// The reason behind an error of [`Read`].
-    fn error(&mut self, error: &io::Error) -> Error {
-        self.failed.take().unwrap_or_else(|| self.session.line.broken(error.to_string()))
-    }
-
-    fn advance(&mut self) -> Result<(), Error> {
-        self.session.line.cancelled()?;
-        let data = match self.session.receive()? {
-            Message::CopyData(body) => body.into_bytes(),
-            Message::CopyDone => {
-                self.next = Some(Part::End);
-                return Ok(());
-            }
-            other => return Err(self.session.unexpected(&other, "data")),
-        };
-        let wait = self.bucket.take(data.len() as u64);
-        if !wait.is_zero() {
-            self.session.line.pause(wait)?;
-        }
-        if !self.tagged {
-            self.now = data;
-            return Ok(());
-        }
-        match data.first() {
-            Some(b'd') => self.now = data.slice(1..),
-            Some(b'n') => {
-                let name =
-                    data.get(1..).unwrap_or_default().split(|byte| *byte == 0).next().unwrap_or_default();
-                self.next = Some(Part::Archive(String::from_utf8_lossy(name).into_owned()));
-            }
-            Some(b'm') => self.next = Some(Part::Manifest),
-            // How far it is, in bytes; we count ourselves.
-            Some(b'p') => {}
-            _ => return Err(self.session.line.broken("data of an unknown kind".into())),
-        }
-        Ok(())
-    }
-}
-
-impl Read for Copy<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.now.is_empty() {
-            if self.failed.is_some() {
-                return Err(io::Error::other("the stream ended early"));
-            }
-            if self.next.is_some() {
-                return Ok(0);
-            }
-            if let Err(error) = self.advance() {
-                let text = error.to_string();
-                self.failed = Some(error);
-                return Err(io::Error::other(text));
-            }
-        }
-        let taken = buffer.len().min(self.now.len());
-        buffer[..taken].copy_from_slice(&self.now.split_to(taken));
-        Ok(taken)
-    }
 }

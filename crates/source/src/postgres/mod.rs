@@ -15,6 +15,7 @@
 
 mod archive;
 mod backup;
+mod copy;
 mod line;
 mod manifest;
 mod session;

@@ -8,6 +8,7 @@
 //! **Invariant:** every open asks for reading only and refuses nobody else's access, so the department's
 //! own programs never fail because of us.
 
+mod content;
 mod fetch;
 mod io;
 mod link;

@@ -4,13 +4,14 @@
 //! hold [`BUDGET`] bytes or [`FILES`] files are in flight; each big file counts with the window that it
 //! keeps for itself, so the front of the queue can always move.
 
-use std::{collections::VecDeque, io::Read};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, TryRecvError};
 use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath};
 
 use super::{
+    content::{Content, Stop, Tick},
     fetch::{AHEAD, Piece, SMALL},
     io::Io,
     link::{Failure, Trouble},
@@ -18,7 +19,7 @@ use super::{
     wire::{Listed, Look, READ_ONLY},
 };
 use crate::{
-    Error, Phase, Progress,
+    Error,
     report::{ItemFault, LISTED},
 };
 
@@ -379,82 +380,6 @@ impl<'a> Walk<'a> {
 
     fn show(&self, path: &TreePath) {
         Tick { tally: &self.tally, total: self.total, next: 0 }.show(self.io, 0, &path.to_string());
-    }
-}
-
-struct Tick<'a> {
-    tally: &'a Tally,
-    total: Option<(u64, u64)>,
-    next: u64,
-}
-
-impl Tick<'_> {
-    fn show(&self, io: &Io, given: u64, path: &str) {
-        (io.control().progress)(&Progress {
-            phase: Phase::Reading,
-            items: self.tally.items,
-            bytes: self.tally.bytes + given,
-            total: self.total,
-            path,
-        });
-    }
-}
-
-enum Stop {
-    Item(Trouble),
-    Run(Error),
-}
-
-/// A file's pieces as the sink reads them.
-struct Content<'a> {
-    io: &'a Io,
-    pieces: Receiver<Piece>,
-    shown: String,
-    now: Bytes,
-    given: u64,
-    ended: bool,
-    failed: Option<Stop>,
-    tick: Tick<'a>,
-}
-
-impl Read for Content<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.now.is_empty() {
-            if self.ended {
-                return Ok(0);
-            }
-            let stop = match self.failed {
-                Some(_) => return Err(std::io::Error::other("the file's content ended early")),
-                None => match self.io.wait(&self.pieces, &self.shown) {
-                    Ok(Piece::Data(data, _permit)) => {
-                        self.now = data;
-                        continue;
-                    }
-                    Ok(Piece::End) => {
-                        self.ended = true;
-                        continue;
-                    }
-                    Ok(Piece::Opened(_)) => continue,
-                    Ok(Piece::Failed(Failure::Item(trouble))) => Stop::Item(trouble),
-                    Ok(Piece::Failed(Failure::Fatal)) => Stop::Run(self.io.fatal(&self.shown)),
-                    Err(error) => Stop::Run(error),
-                },
-            };
-            let text = match &stop {
-                Stop::Item(trouble) => trouble.text(),
-                Stop::Run(error) => error.to_string(),
-            };
-            self.failed = Some(stop);
-            return Err(std::io::Error::other(text));
-        }
-        let length = buffer.len().min(self.now.len());
-        buffer[..length].copy_from_slice(&self.now.split_to(length));
-        self.given += length as u64;
-        if self.given >= self.tick.next {
-            self.tick.next = self.given + (8 << 20);
-            self.tick.show(self.io, self.given, &self.shown);
-        }
-        Ok(length)
     }
 }
 

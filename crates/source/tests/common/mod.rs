@@ -187,7 +187,10 @@ pub fn cancel_after(bytes: u64) -> Control {
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begun = SystemClock.boot();
     while !done() {
-        assert!(SystemClock.boot() - begun < Duration::from_secs(30), "waited too long for {what}");
+        assert!(
+            SystemClock.boot().saturating_sub(begun) < Duration::from_secs(30),
+            "waited too long for {what}"
+        );
         SystemClock.sleep(Duration::from_millis(20));
     }
 }
