@@ -1,7 +1,5 @@
 //! Runs: claimed once, one per departmental server, and never written by a worker that lost them.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test may stop it")]
-
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! What a healthy backup of one system looks like. Part of the register; the defaults fit most systems.
 
+use kuramori_model::ids::Sequence;
 use serde::{Deserialize, Serialize};
 
 /// The limits of a judgement for one system.
@@ -20,6 +21,9 @@ pub struct Expectations {
     /// Smaller than this share of what is usual (in percent) is "much smaller", if it also lies outside of
     /// what the history explains.
     pub shrink_percent: u8,
+    /// Restore points whose smaller size a person accepted as the new usual (records went to an archive):
+    /// from there on earlier sizes are compared in proportion.
+    pub accepted_sizes: Vec<Sequence>,
     /// Seconds without any progress after which a running job hangs.
     pub silence_s: u64,
     /// How many unreadable items are accepted before the point counts as incomplete for an alarm; they are
@@ -38,6 +42,7 @@ impl Default for Expectations {
             rests_on_weekends: false,
             identity: None,
             shrink_percent: 70,
+            accepted_sizes: Vec::new(),
             silence_s: 30 * 60,
             accepted_faults: 0,
             vault_lag_s: 30 * 3600,

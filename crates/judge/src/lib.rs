@@ -12,6 +12,7 @@
 //! **Invariant:** pure. No I/O, no clock is read: the caller says what time it is. Order and age come from
 //! the receiver, never from what the sender claims.
 
+pub mod calendar;
 pub mod expect;
 pub mod facts;
 pub mod history;
