@@ -7,7 +7,7 @@ use kuramori_model::fault::{Fault, chain};
 use kuramori_repo::{
     Context, Error, Repository, Secret,
     backup::{Draft, Options},
-    local::Selection,
+    local::{Selection, snapshot_paths},
     store::LocalStore,
 };
 
@@ -40,14 +40,17 @@ fn run() -> Result<(), Error> {
         other => other?,
     };
     let repo = opened.index()?;
-    let names: Vec<String> = paths.iter().map(|path| path.to_string_lossy().into_owned()).collect();
-    let parent = repo.find_parent(&context.hostname, &names)?;
+    let parent = repo.find_parent(&context.hostname, &snapshot_paths(&paths)?)?;
     let level = std::env::var("LEVEL").ok().and_then(|level| level.parse().ok()).unwrap_or(1);
     let threads = std::env::var("THREADS").ok().and_then(|threads| threads.parse().ok());
     let mut backup = repo.backup(Options { parent, level, threads, ..Options::default() })?;
     let paths = backup.add_paths(&paths, &Selection::default())?;
-    let draft =
-        Draft { hostname: context.hostname.clone(), username: context.username.clone(), paths, ..Draft::default() };
+    let draft = Draft {
+        hostname: context.hostname.clone(),
+        username: context.username.clone(),
+        paths,
+        ..Draft::default()
+    };
     let done = backup.commit(draft)?;
     #[expect(clippy::print_stdout, reason = "a program's own result")]
     {

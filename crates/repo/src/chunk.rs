@@ -102,7 +102,12 @@ impl Cutter {
                 *number = u64::from_le_bytes(word);
             }
         }
-        Self { chunking, gear, shifted: gear.map(|number| number << 1), masks: select_masks(NORMAL, Normalization::Level1) }
+        Self {
+            chunking,
+            gear,
+            shifted: gear.map(|number| number << 1),
+            masks: select_masks(NORMAL, Normalization::Level1),
+        }
     }
 
     /// The length of the first chunk of `bytes`. Only `bytes.len()` itself may change when more follows.
@@ -112,7 +117,16 @@ impl Cutter {
             Chunking::Content => {
                 let (strict, loose) = self.masks;
                 let (_, length) = cut_gear(
-                    bytes, MIN, NORMAL, MAX, strict, loose, strict << 1, loose << 1, &self.gear, &self.shifted,
+                    bytes,
+                    MIN,
+                    NORMAL,
+                    MAX,
+                    strict,
+                    loose,
+                    strict << 1,
+                    loose << 1,
+                    &self.gear,
+                    &self.shifted,
                 );
                 length
             }
@@ -263,7 +277,12 @@ mod tests {
     #[test]
     fn another_key_cuts_elsewhere() {
         let content = random(4, 12 << 20);
-        let cuts = |key| pieces(&cutter(Chunking::Content, key), &mut &content[..], 0).iter().map(Vec::len).collect::<Vec<_>>();
+        let cuts = |key| {
+            pieces(&cutter(Chunking::Content, key), &mut &content[..], 0)
+                .iter()
+                .map(Vec::len)
+                .collect::<Vec<_>>()
+        };
         assert_eq!(cuts(1), cuts(1));
         assert_ne!(cuts(1), cuts(2));
     }
@@ -274,7 +293,10 @@ mod tests {
         let lengths: Vec<_> =
             pieces(&cutter(Chunking::Content, 1), &mut &zeros[..], 0).iter().map(Vec::len).collect();
         assert!(lengths.iter().all(|length| *length <= MAX), "{lengths:?}");
-        let fixed: Vec<_> = pieces(&cutter(Chunking::Fixed, 1), &mut &zeros[..(3 << 20) + 5], 0).iter().map(Vec::len).collect();
+        let fixed: Vec<_> = pieces(&cutter(Chunking::Fixed, 1), &mut &zeros[..(3 << 20) + 5], 0)
+            .iter()
+            .map(Vec::len)
+            .collect();
         assert_eq!(fixed, [FIXED, FIXED, FIXED, 5]);
     }
 

@@ -146,6 +146,42 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The same error once more, for everybody who asks what ended a piece of work.
+    pub(crate) fn repeat(&self) -> Self {
+        let again = |source: &io::Error| match source.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => io::Error::new(source.kind(), source.to_string()),
+        };
+        match self {
+            Self::NotFound { place } => Self::NotFound { place: place.clone() },
+            Self::Exists { file } => Self::Exists { file: file.clone() },
+            Self::Missing { file } => Self::Missing { file: file.clone() },
+            Self::WrongPassword { place, tried } => {
+                Self::WrongPassword { place: place.clone(), tried: *tried }
+            }
+            Self::Damaged { file, why } => Self::Damaged { file: file.clone(), why: why.clone() },
+            Self::Version { version } => Self::Version { version: *version },
+            Self::Full { file, source } => Self::Full { file: file.clone(), source: again(source) },
+            Self::Locked { holder } => Self::Locked { holder: holder.clone() },
+            Self::LockLost { why } => Self::LockLost { why: why.clone() },
+            Self::Io { action, file, source } => {
+                Self::Io { action, file: file.clone(), source: again(source) }
+            }
+            Self::Remote { place, action, source, retry } => Self::Remote {
+                place: place.clone(),
+                action: action.clone(),
+                source: source.to_string().into(),
+                retry: *retry,
+            },
+            Self::Login { place, action } => Self::Login { place: place.clone(), action: action.clone() },
+            Self::Cancelled => Self::Cancelled,
+            Self::Invalid { what, hint } => Self::Invalid { what: what.clone(), hint: hint.clone() },
+            Self::Bug { what } => Self::Bug { what: what.clone() },
+        }
+    }
+}
+
 /// How messages name a stored file: `snapshots/ab12…` in full, so that it can be pasted.
 pub fn file_name(kind: FileKind, id: FileId) -> String {
     if kind == FileKind::Config { "config".to_owned() } else { format!("{kind}/{id}") }

@@ -1,14 +1,17 @@
 //! Packs: blobs gathered on disk, stored by threads of their own.
 //!
-//! Two packs of each kind are open at any time and a blob goes into one of them at random, so that nobody
-//! who sees sizes and order learns which file was written (eprint 2025/532). A pack grows in a spool file,
+//! Once a run has stored some MiB, two packs of each kind are open and a blob goes into one of them at random,
+//! so that nobody who sees sizes and order learns which file was written (eprint 2025/532). A pack grows in a spool file,
 //! is hashed while it grows, and is handed to an upload thread when it is full; a bounded channel keeps
 //! the number of spool files small.
 
 use std::{
     io::{BufWriter, Write},
     path::PathBuf,
-    sync::{Mutex, PoisonError, TryLockError},
+    sync::{
+        Mutex, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,13 +21,19 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender};
 use super::{Session, session::lock};
 use crate::{
     Error, Result,
-    format::{blob::{BlobKind, PackedBlob}, index::{FULL, IndexedPack}, pack},
+    format::{
+        blob::{BlobKind, PackedBlob},
+        index::{FULL, IndexedPack},
+        pack,
+    },
     store::{FileId, FileKind, Payload, Spool},
 };
 
 /// More blobs than this close a pack: its index entries must fit one index file.
 const BLOBS_MAX: usize = FULL;
 const BUFFER: usize = 256 << 10;
+/// A run that stores less than this fills one pack: a nightly increment must not leave two small ones.
+const SPREAD: u64 = 4 << 20;
 /// Spool files that wait for an upload thread.
 const WAITING: usize = 2;
 /// An index file is written at least this often, so that a killed run loses little.
@@ -54,6 +63,8 @@ pub(super) struct Packer {
     spool_dir: PathBuf,
     target: u64,
     open: [[Mutex<Option<OpenPack>>; 2]; 2],
+    /// Per kind, whether enough was written to open a second pack.
+    spread: [AtomicBool; 2],
     sender: Mutex<Option<Sender<Upload>>>,
     receiver: Receiver<Upload>,
 }
@@ -74,18 +85,30 @@ fn spool_error(error: std::io::Error) -> Error {
 impl Packer {
     pub(super) fn new(spool_dir: PathBuf, target: u64) -> Self {
         let (sender, receiver) = crossbeam_channel::bounded(WAITING);
-        Self { spool_dir, target, open: Default::default(), sender: Mutex::new(Some(sender)), receiver }
+        Self {
+            spool_dir,
+            target,
+            open: Default::default(),
+            spread: Default::default(),
+            sender: Mutex::new(Some(sender)),
+            receiver,
+        }
     }
 
     /// Puts a sealed blob into an open pack.
     pub(super) fn append(&self, session: &Session, mut blob: PackedBlob, sealed: &[u8]) -> Result<()> {
-        let slots = &self.open[usize::from(blob.kind == BlobKind::Tree)];
-        let pick = usize::from(session.repo.core.context.number() & 1 == 1);
-        // The other one is as random as this one, if this one is busy.
-        let mut slot = match slots[pick].try_lock() {
-            Ok(slot) => slot,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => slots[1 - pick].lock().unwrap_or_else(PoisonError::into_inner),
+        let kind = usize::from(blob.kind == BlobKind::Tree);
+        let slots = &self.open[kind];
+        let mut slot = if self.spread[kind].load(Ordering::Relaxed) {
+            let pick = usize::from(session.repo.core.context.number() & 1 == 1);
+            match slots[pick].try_lock() {
+                Ok(slot) => slot,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                // The other one is as random as this one, if this one is busy.
+                Err(TryLockError::WouldBlock) => lock(&slots[1 - pick]),
+            }
+        } else {
+            lock(&slots[0])
         };
         let open = match &mut *slot {
             Some(open) => open,
@@ -96,9 +119,13 @@ impl Packer {
                 size: 0,
             }),
         };
-        blob.offset = u32::try_from(open.size).map_err(|_| Error::Bug { what: "a pack above 4 GiB".to_owned() })?;
+        blob.offset =
+            u32::try_from(open.size).map_err(|_| Error::Bug { what: "a pack above 4 GiB".to_owned() })?;
         open.write(sealed)?;
         open.blobs.push(blob);
+        if open.size > SPREAD {
+            self.spread[kind].store(true, Ordering::Relaxed);
+        }
         if open.size < self.target && open.blobs.len() < BLOBS_MAX {
             return Ok(());
         }
@@ -160,12 +187,13 @@ pub(super) fn upload(session: &Session) {
             // Drained, not stored: nobody must wait for room in the channel.
             continue;
         }
-        let stored = session.repo.core.store.write(FileKind::Pack, id, Payload::Spool(&spool)).and_then(|()| {
-            let pack = IndexedPack { id, blobs };
-            session.repo.add_pack(&pack, INDEX_EVERY)?;
-            session.release(&pack.blobs);
-            Ok(())
-        });
+        let stored =
+            session.repo.core.store.write(FileKind::Pack, id, Payload::Spool(&spool)).and_then(|()| {
+                let pack = IndexedPack { id, blobs };
+                session.repo.add_pack(&pack, INDEX_EVERY)?;
+                session.release(&pack.blobs);
+                Ok(())
+            });
         if let Err(error) = stored {
             session.fail(error);
         }

@@ -77,7 +77,10 @@ impl State {
             return Some(Task::Chunk(chunk));
         }
         // Listing runs ahead of reading, but only a little: names wait in memory.
-        if dirs && self.batches.len() < SCAN_AHEAD && let Some(dir) = self.dirs.pop() {
+        if dirs
+            && self.batches.len() < SCAN_AHEAD
+            && let Some(dir) = self.dirs.pop()
+        {
             return Some(Task::Dir(dir));
         }
         self.batches.pop_front().map(Task::Batch)
@@ -149,7 +152,11 @@ impl Queue {
         let mut state = self.lock();
         while !state.is_idle() {
             // Cancelling has no way to wake us; so look again from time to time.
-            state = self.idle.wait_timeout(state, Duration::from_millis(100)).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .idle
+                .wait_timeout(state, Duration::from_millis(100))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
             session.watch(true);
         }
     }

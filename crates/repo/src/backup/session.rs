@@ -121,8 +121,11 @@ pub(crate) struct Session {
 
 impl Session {
     pub(super) fn new(repo: Repository<Indexed>, options: Options) -> Result<Arc<Self>> {
-        let spool_dir: PathBuf =
-            options.spool_dir.clone().or_else(|| repo.core.store.spool_dir()).unwrap_or_else(std::env::temp_dir);
+        let spool_dir: PathBuf = options
+            .spool_dir
+            .clone()
+            .or_else(|| repo.core.store.spool_dir())
+            .unwrap_or_else(std::env::temp_dir);
         let cutter = Cutter::new(options.chunking, &repo.core.master);
         Ok(Arc::new(Self {
             queue: Queue::new(options.memory),
@@ -145,9 +148,9 @@ impl Session {
         if self.failed.load(Ordering::Acquire) { Err(Error::Cancelled) } else { self.options.cancel.check() }
     }
 
-    /// What really ended the backup, in place of the error that it led to. Given out once.
+    /// What really ended the backup, in place of the error that it led to.
     pub(super) fn cause(&self, error: Error) -> Error {
-        lock(&self.failure).take().unwrap_or(error)
+        lock(&self.failure).as_ref().map_or(error, Error::repeat)
     }
 
     /// Keeps the first cause and stops everybody.
@@ -182,7 +185,8 @@ impl Session {
             self.claims(kind).remove(&id);
             return Ok(id);
         }
-        let plain_length = u32::try_from(plain.len()).ok().filter(|length| *length <= crate::repository::BLOB_MAX);
+        let plain_length =
+            u32::try_from(plain.len()).ok().filter(|length| *length <= crate::repository::BLOB_MAX);
         let Some(plain_length) = plain_length else {
             return Err(Error::Invalid {
                 what: format!("a folder with a list of {} bytes is too large to be stored", plain.len()),
@@ -199,7 +203,8 @@ impl Session {
             id,
             kind,
             offset: 0,
-            length: u32::try_from(sealed.len()).map_err(|_| Error::Bug { what: "a blob above 4 GiB".to_owned() })?,
+            length: u32::try_from(sealed.len())
+                .map_err(|_| Error::Bug { what: "a blob above 4 GiB".to_owned() })?,
             plain_length: compressed.then_some(plain_length),
         };
         // Rule E2: what leaves memory opens, unfolds and has the hash that names it; only hashing again also

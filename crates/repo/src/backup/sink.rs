@@ -4,12 +4,7 @@ use std::{io::Read, sync::Arc};
 
 use kuramori_model::tree::{Entry, EntryKind, Meta, Sink, SinkError, TreePath};
 
-use super::{
-    Backup,
-    folder::Folder,
-    parent::is_unchanged,
-    session::Change,
-};
+use super::{Backup, folder::Folder, parent::is_unchanged, session::Change};
 use crate::{
     Error, Result,
     format::node::{Node, NodeKind, go_mode},
@@ -63,18 +58,15 @@ impl Backup {
         let at = path.iter().rposition(|byte| *byte == b'/');
         let (above, name) = at.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
         let above = self.folder(above);
-        let previous = TreePath::new(path).ok().and_then(|path| self.parent.node(&path)).and_then(|node| node.subtree);
+        let previous =
+            TreePath::new(path).ok().and_then(|path| self.parent.node(&path)).and_then(|node| node.subtree);
         let folder = Folder::below(&above, Node::new(name, NodeKind::Dir, PLAIN_FOLDER), previous);
         self.folders.insert(path.to_vec(), Arc::clone(&folder));
         folder
     }
 
     /// Takes a file; the inner error is the content's, and then the file does not appear.
-    pub(super) fn put_file(
-        &mut self,
-        entry: &Entry,
-        content: &mut dyn Read,
-    ) -> Result<std::io::Result<u64>> {
+    pub(super) fn put_file(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<std::io::Result<u64>> {
         self.check()?;
         let EntryKind::File { size: announced } = entry.kind else {
             return Err(Error::Bug { what: "only a file has content".to_owned() });

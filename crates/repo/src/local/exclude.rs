@@ -15,8 +15,11 @@ impl Excludes {
         let mut parsed = Vec::new();
         for pattern in patterns {
             let rooted = pattern.starts_with('/');
-            let parts: Vec<Vec<u8>> =
-                pattern.split('/').filter(|part| !part.is_empty()).map(|part| part.as_bytes().to_vec()).collect();
+            let parts: Vec<Vec<u8>> = pattern
+                .split('/')
+                .filter(|part| !part.is_empty())
+                .map(|part| part.as_bytes().to_vec())
+                .collect();
             if parts.is_empty() {
                 return Err(Error::Invalid {
                     what: format!("the pattern `{pattern}` names nothing that can be left out"),

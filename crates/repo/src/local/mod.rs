@@ -59,20 +59,10 @@ impl Backup {
             access_time: selection.access_time,
             names: names::Names::load(),
         });
-        let mut absolute = paths.iter().map(|path| clean(path)).collect::<Result<Vec<_>>>()?;
-        absolute.sort();
-        absolute.dedup();
-        let mut roots: Vec<PathBuf> = Vec::new();
-        for path in absolute {
-            // A path inside another one is already kept.
-            if !roots.last().is_some_and(|root| path.starts_with(root)) {
-                roots.push(path);
-            }
-        }
-        for root in &roots {
+        for root in &roots(paths)? {
             self.add_root(root, &settings)?;
         }
-        Ok(roots.iter().map(|root| root.to_string_lossy().into_owned()).collect())
+        snapshot_paths(paths)
     }
 
     fn add_root(&mut self, root: &Path, settings: &Arc<Settings>) -> Result<()> {
@@ -105,6 +95,25 @@ impl Backup {
     }
 }
 
+/// The paths as a snapshot names them: for [`crate::Repository::find_parent`] before the backup begins.
+pub fn snapshot_paths(paths: &[PathBuf]) -> Result<Vec<String>> {
+    Ok(roots(paths)?.iter().map(|root| show(root)).collect())
+}
+
+/// Absolute and sorted; a path inside another one is already kept with it.
+fn roots(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut absolute = paths.iter().map(|path| clean(path)).collect::<Result<Vec<_>>>()?;
+    absolute.sort();
+    absolute.dedup();
+    let mut roots: Vec<PathBuf> = Vec::new();
+    for path in absolute {
+        if !roots.last().is_some_and(|root| path.starts_with(root)) {
+            roots.push(path);
+        }
+    }
+    Ok(roots)
+}
+
 /// Absolute, without `.` and `..`, by the text alone.
 fn clean(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path)
@@ -129,7 +138,8 @@ fn stat(path: &Path) -> Result<Stat> {
 /// A file system's words for an item as ours. The link's target and attributes are not in a `stat`.
 #[expect(clippy::useless_conversion, reason = "the fields' types differ between architectures")]
 fn describe(stat: &Stat, settings: &Settings) -> (EntryKind, Meta) {
-    let time = |seconds: i64, nanos: u64| FileTime { seconds, nanos: u32::try_from(nanos).unwrap_or_default() };
+    let time =
+        |seconds: i64, nanos: u64| FileTime { seconds, nanos: u32::try_from(nanos).unwrap_or_default() };
     let number = u64::from(stat.st_rdev);
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => EntryKind::File { size: u64::try_from(stat.st_size).unwrap_or_default() },
@@ -144,7 +154,11 @@ fn describe(stat: &Stat, settings: &Settings) -> (EntryKind, Meta) {
     let meta = Meta {
         mode: stat.st_mode & 0o7777,
         mtime,
-        atime: if settings.access_time { time(stat.st_atime.into(), stat.st_atime_nsec.into()) } else { mtime },
+        atime: if settings.access_time {
+            time(stat.st_atime.into(), stat.st_atime_nsec.into())
+        } else {
+            mtime
+        },
         ctime: time(stat.st_ctime.into(), stat.st_ctime_nsec.into()),
         uid: stat.st_uid,
         gid: stat.st_gid,

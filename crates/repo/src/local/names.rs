@@ -28,7 +28,8 @@ fn read(path: &str) -> HashMap<u32, String> {
     let mut names = HashMap::new();
     for line in fs_err::read_to_string(path).unwrap_or_default().lines() {
         let mut fields = line.split(':');
-        if let (Some(name), Some(number)) = (fields.next(), fields.nth(1).and_then(|text| text.parse().ok())) {
+        if let (Some(name), Some(number)) = (fields.next(), fields.nth(1).and_then(|text| text.parse().ok()))
+        {
             names.entry(number).or_insert_with(|| name.to_owned());
         }
     }

@@ -98,13 +98,19 @@ fn read_one(session: &Session, batch: &Batch, found: &Found) {
 
 fn changed(file: &OwnedFd, before: &Stat) -> bool {
     rustix::fs::fstat(file).is_ok_and(|after| {
-        (after.st_size, after.st_mtime, after.st_mtime_nsec) != (before.st_size, before.st_mtime, before.st_mtime_nsec)
+        (after.st_size, after.st_mtime, after.st_mtime_nsec)
+            != (before.st_size, before.st_mtime, before.st_mtime_nsec)
     })
 }
 
 /// The extended attributes of an open file. One that cannot be read is a note.
-fn attributes(session: &Session, file: &OwnedFd, path: &dyn Fn() -> std::path::PathBuf) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let note = |error: io::Error| session.note(show(&path()), format!("its attributes cannot be read: {error}"));
+fn attributes(
+    session: &Session,
+    file: &OwnedFd,
+    path: &dyn Fn() -> std::path::PathBuf,
+) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let note =
+        |error: io::Error| session.note(show(&path()), format!("its attributes cannot be read: {error}"));
     let mut list = [0_u8; 1024];
     let found = match rustix::fs::flistxattr(file, &mut list) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Vec::new(),

@@ -41,8 +41,15 @@ pub(crate) fn list_dir(session: &Session, task: DirTask) {
         Ok(dir) => {
             let previous = folder.previous().and_then(|id| load_tree(&session.repo, id));
             let (dir, path) = (Arc::new(dir), Arc::new(path));
-            let place =
-                Place { session, folder: &folder, previous, dir: &dir, path: &path, device, settings: &settings };
+            let place = Place {
+                session,
+                folder: &folder,
+                previous,
+                dir: &dir,
+                path: &path,
+                device,
+                settings: &settings,
+            };
             list(&place);
         }
         Err(error) => session.fault(show(&path), std::io::Error::from(error).to_string()),
@@ -182,7 +189,8 @@ pub(super) fn add_one(
     let failed = |error: Errno| Error::io("read", show(path), error.into());
     let above = path.parent().unwrap_or(path);
     let dir = Arc::new(
-        rustix::fs::open(above, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?,
+        rustix::fs::open(above, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(failed)?,
     );
     let stat = rustix::fs::lstat(path).map_err(failed)?;
     let previous = folder.previous().and_then(|id| load_tree(&session.repo, id));
@@ -205,14 +213,19 @@ fn attributes(session: &Session, path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
         Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT) => return Vec::new(),
         Ok(len) => list[..len].to_vec(),
         Err(Errno::RANGE) => match xattr::list(path) {
-            Ok(names) => names.flat_map(|name| [std::os::unix::ffi::OsStringExt::into_vec(name), vec![0]].concat()).collect(),
+            Ok(names) => names
+                .flat_map(|name| [std::os::unix::ffi::OsStringExt::into_vec(name), vec![0]].concat())
+                .collect(),
             Err(error) => {
                 session.note(show(path), format!("its attributes cannot be listed: {error}"));
                 return Vec::new();
             }
         },
         Err(error) => {
-            session.note(show(path), format!("its attributes cannot be listed: {}", std::io::Error::from(error)));
+            session.note(
+                show(path),
+                format!("its attributes cannot be listed: {}", std::io::Error::from(error)),
+            );
             return Vec::new();
         }
     };

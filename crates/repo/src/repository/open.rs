@@ -65,7 +65,8 @@ impl Repository<Opened> {
             id: hex::encode(id),
             chunker_polynomial: format!("{:x}", config::polynomial(|| context.number())),
         };
-        let mut core = Core { store, context, config, cipher, master, key_id: FileId::ZERO, writing: Mutex::default() };
+        let mut core =
+            Core { store, context, config, cipher, master, key_id: FileId::ZERO, writing: Mutex::default() };
         core.key_id = core.write_key(password)?;
         let plain = config::encode(&core.config).map_err(|flaw| Error::Bug { what: flaw.0 })?;
         let sealed = core.seal(&plain)?;
@@ -130,7 +131,18 @@ impl Repository<Opened> {
         if config.version != config::VERSION {
             return Err(Error::Version { version: config.version });
         }
-        Ok(Self { core: Arc::new(Core { store, context, config, cipher, master, key_id, writing: Mutex::default() }), state: Opened })
+        Ok(Self {
+            core: Arc::new(Core {
+                store,
+                context,
+                config,
+                cipher,
+                master,
+                key_id,
+                writing: Mutex::default(),
+            }),
+            state: Opened,
+        })
     }
 
     /// Loads every index file. List the snapshots that matter before this call.
