@@ -55,7 +55,7 @@ fn run() -> Result<(), Error> {
     #[expect(clippy::print_stdout, reason = "a program's own result")]
     {
         println!("{} {:?}", done.id, done.summary);
-        println!("{:?} in {:.2?}", done.report, context.clock.boot() - begin);
+        println!("{:?} in {:.2?}", done.report, context.clock.boot().saturating_sub(begin));
     }
     Ok(())
 }

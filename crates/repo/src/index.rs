@@ -163,7 +163,7 @@ impl Index {
     /// Length of the blob's plain bytes, if it lies anywhere.
     pub fn plain_len(&self, kind: BlobKind, id: &BlobId) -> Option<u32> {
         self.table(kind).chain(id).next().map(|entry| {
-            if entry.plain == 0 { entry.length.saturating_sub(crypto::OVERHEAD as u32) } else { entry.plain }
+            if entry.plain == 0 { entry.length.saturating_sub(crypto::OVERHEAD_U32) } else { entry.plain }
         })
     }
 

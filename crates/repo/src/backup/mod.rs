@@ -174,7 +174,7 @@ impl Repository<Indexed> {
         let started = self.core.context.clock.now();
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         let count = options.threads.unwrap_or(processors + 1).max(1);
-        let session = Session::new(self.clone(), options)?;
+        let session = Session::new(self.clone(), options);
         let root = Folder::root(parent.root());
         let mut backup =
             Backup { session, threads: Vec::new(), folders: HashMap::new(), root, parent, started, lock };

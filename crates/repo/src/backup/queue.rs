@@ -208,7 +208,7 @@ fn run(session: &Session, task: Task) {
     }
     match task {
         Task::Chunk(chunk) => chunk.run(session),
-        Task::Batch(batch) => local::read_batch(session, batch),
+        Task::Batch(batch) => local::read_batch(session, &batch),
         Task::Dir(dir) => local::list_dir(session, dir),
     }
     session.watch(false);

@@ -23,7 +23,7 @@ impl Repacker {
     /// Begins with an index of its own that knows nothing: so every blob counts as new.
     pub(crate) fn new<Any>(repository: &Repository<Any>, options: Options) -> Result<Self> {
         let state = Indexed { index: Arc::new(RwLock::new(Loaded::default())) };
-        let session = Session::new(Repository { core: Arc::clone(&repository.core), state }, options)?;
+        let session = Session::new(Repository { core: Arc::clone(&repository.core), state }, options);
         let worker = Arc::clone(&session);
         let upload = std::thread::Builder::new()
             .name("repack-upload".to_owned())

@@ -120,14 +120,14 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(repo: Repository<Indexed>, options: Options) -> Result<Arc<Self>> {
+    pub(super) fn new(repo: Repository<Indexed>, options: Options) -> Arc<Self> {
         let spool_dir: PathBuf = options
             .spool_dir
             .clone()
             .or_else(|| repo.core.store.spool_dir())
             .unwrap_or_else(std::env::temp_dir);
         let cutter = Cutter::new(options.chunking, &repo.core.master);
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             queue: Queue::new(options.memory),
             packer: Packer::new(spool_dir, options.pack_size),
             cutter,
@@ -139,7 +139,7 @@ impl Session {
             watched: Mutex::new(repo.core.context.clock.boot()),
             options,
             repo,
-        }))
+        })
     }
 
     /// Whether the work may go on. The threads stop with [`Error::Cancelled`], whatever happened; the

@@ -105,6 +105,6 @@ pub struct PackedBlob {
 impl PackedBlob {
     /// Length of the plain bytes; `None` if the sealed length cannot hold any.
     pub fn plain_len(&self) -> Option<u32> {
-        self.plain_length.or_else(|| self.length.checked_sub(super::crypto::OVERHEAD as u32))
+        self.plain_length.or_else(|| self.length.checked_sub(super::crypto::OVERHEAD_U32))
     }
 }

@@ -22,6 +22,8 @@ use super::Flaw;
 
 /// Bytes that sealing adds: IV and tag.
 pub const OVERHEAD: usize = 32;
+/// [`OVERHEAD`] as packs count.
+pub const OVERHEAD_U32: u32 = 32;
 const IV: usize = 16;
 const TAG: usize = 16;
 

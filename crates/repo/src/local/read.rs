@@ -27,12 +27,12 @@ pub(crate) struct Found {
 const LARGE: u64 = 1 << 20;
 
 /// Reads some files of a folder.
-pub(crate) fn read_batch(session: &Session, batch: Batch) {
+pub(crate) fn read_batch(session: &Session, batch: &Batch) {
     for found in &batch.files {
         if session.going().is_err() {
             return;
         }
-        read_one(session, &batch, found);
+        read_one(session, batch, found);
         session.watch(false);
     }
     batch.folder.arrive(session, None);

@@ -141,7 +141,9 @@ impl Repository<Indexed> {
                 Ok(packs) => {
                     let mut loaded = self.write_index();
                     if loaded.files.insert(id) {
-                        packs.iter().for_each(|pack| loaded.index.insert(pack));
+                        for pack in &packs {
+                            loaded.index.insert(pack);
+                        }
                         fresh += 1;
                     }
                 }

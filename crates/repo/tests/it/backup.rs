@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     io::{Cursor, Read},
-    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, PermissionsExt, symlink},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -25,6 +28,8 @@ use kuramori_repo::{
     local::{Selection, snapshot_paths},
     store::FileKind,
 };
+
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::common::{Place, restic};
 
@@ -52,29 +57,22 @@ fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
         for entry in fs_err::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
             let meta = fs_err::symlink_metadata(&path).unwrap();
-            let mut text = format!(
-                "{:o} {}:{} {}.{:09} rdev {}",
-                meta.mode(),
-                meta.uid(),
-                meta.gid(),
-                meta.mtime(),
-                meta.mtime_nsec(),
-                meta.rdev()
-            );
+            let mut text = vec![
+                format!("{:o} {}:{}", meta.mode(), meta.uid(), meta.gid()),
+                format!("{}.{:09} rdev {}", meta.mtime(), meta.mtime_nsec(), meta.rdev()),
+            ];
             if meta.is_symlink() {
-                text += &format!(" -> {}", fs_err::read_link(&path).unwrap().display());
+                text.push(format!("-> {}", fs_err::read_link(&path).unwrap().display()));
             } else {
                 for name in xattr::list(&path).unwrap() {
-                    text += &format!(" {name:?}={:?}", xattr::get(&path, &name).unwrap());
+                    text.push(format!("{}={:?}", name.display(), xattr::get(&path, &name).unwrap()));
                 }
             }
             if meta.is_file() {
-                text += &format!(
-                    " links {} {}",
-                    meta.nlink(),
-                    kuramori_repo::format::blob::BlobId::of(&fs_err::read(&path).unwrap())
-                );
+                let content = kuramori_repo::format::blob::BlobId::of(&fs_err::read(&path).unwrap());
+                text.push(format!("links {} {content}", meta.nlink()));
             }
+            let text = text.join(" ");
             picture.insert(path.strip_prefix(root).unwrap().to_owned(), text);
             if meta.is_dir() {
                 walk(&path, root, picture);
@@ -88,7 +86,6 @@ fn picture(root: &Path) -> BTreeMap<PathBuf, String> {
 
 /// A folder with every kind of thing that a department keeps.
 fn odd_source(root: &Path) {
-    use std::os::unix::ffi::OsStrExt;
     let write = |name: &[u8], bytes: &[u8]| {
         let path = root.join(std::ffi::OsStr::from_bytes(name));
         fs_err::create_dir_all(path.parent().unwrap()).unwrap();
@@ -113,7 +110,6 @@ fn odd_source(root: &Path) {
     fs_err::set_permissions(root.join("deep"), std::fs::Permissions::from_mode(0o1775)).unwrap();
     symlink("one", root.join("link")).unwrap();
     symlink(std::ffi::OsStr::from_bytes(b"to/\xe3\x81/nowhere"), root.join("raw-link")).unwrap();
-    use rustix::fs::{CWD, FileType, Mode, mknodat};
     mknodat(CWD, root.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o640), 0).unwrap();
     mknodat(CWD, root.join("null"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), 0x103).unwrap();
     mknodat(CWD, root.join("disk"), FileType::BlockDevice, Mode::from_raw_mode(0o660), 0x700).unwrap();
