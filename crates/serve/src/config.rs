@@ -55,7 +55,7 @@ pub struct Limits {
     /// An upload slower than this on average, after a first grace of [`stall`](Self::stall), is cut.
     /// Bytes per second.
     pub floor: u64,
-    /// Size of a request's header in bytes; at least 8192.
+    /// Size of a request's header in bytes, give or take one read; at least 8192.
     pub header: usize,
     /// Largest pack; restic's format cannot go above 4 GiB.
     pub pack: Bytes,

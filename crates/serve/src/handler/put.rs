@@ -108,8 +108,11 @@ impl Server {
             Role::Append { quota, .. } => quota.map(|quota| quota.0),
             _ => None,
         };
+        // What is there already takes no room: a repeated upload succeeds on a full disk too.
+        let present = tokio::fs::try_exists(folder.join(file.path())).await.map_err(NotStored::from)?;
+        let quota = quota.filter(|_| !present);
         // Locks stay possible on a full disk: without them nobody could even check the repository.
-        if file.kind() != Kind::Locks {
+        if file.kind() != Kind::Locks && !present {
             let free = self.shelf.free(&repository).map_err(NotStored::from)?;
             if free.saturating_sub(announced.unwrap_or(0)) < self.config.limits.keep_free.0 {
                 return Err(Refusal::Not(NotStored::Full));

@@ -15,7 +15,8 @@
 //! repositories = "all"            # or ["billing", "pacs"]
 //! ```
 //!
-//! The file is looked at once a second; a change takes effect for the next request. A file that became
+//! The file is looked at once a second; a change takes effect for the next request. Replace it by a rename,
+//! so that no half of it is ever read. A file that became
 //! unreadable, wrong or writable for others changes nothing and is reported: backups go on with the logins
 //! that were in force.
 

@@ -33,9 +33,7 @@ impl Drop for Mount {
 
 #[test]
 fn a_full_disk_is_507_and_leaves_nothing_half() {
-    if !rustix::process::geteuid().is_root() {
-        panic!("this test mounts a small disk and needs root");
-    }
+    assert!(rustix::process::geteuid().is_root(), "this test mounts a small disk and needs root");
     let folder = tempfile::tempdir().unwrap();
     let mount = Mount::new(folder.path(), 24 << 20);
     let root = mount.0.join("store");

@@ -23,7 +23,7 @@ use rustls::{
 };
 
 /// Long enough for the slowest machine; only a failing test waits it out.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) const PASSWORD: &str = "correct-horse";
 
 /// Writes events down and lets a test wait for one.
@@ -43,14 +43,16 @@ impl Watch for Book {
 impl Book {
     /// Waits for an event that fits.
     pub(crate) fn wait(&self, what: &str, fits: impl Fn(&Event) -> bool) -> Event {
-        let (events, _) = self
-            .more
-            .wait_timeout_while(self.events.lock().unwrap(), PATIENCE, |events| !events.iter().any(&fits))
-            .unwrap();
-        match events.iter().find(|event| fits(event)) {
-            Some(event) => event.clone(),
-            None => panic!("no event `{what}` among {events:#?}"),
-        }
+        self.wait_many(what, 1, fits)
+    }
+
+    /// Waits until so many events fit, and gives the last of them.
+    pub(crate) fn wait_many(&self, what: &str, many: usize, fits: impl Fn(&Event) -> bool) -> Event {
+        let few = |events: &mut Vec<Event>| events.iter().filter(|event| fits(event)).count() < many;
+        let (events, _) = self.more.wait_timeout_while(self.events.lock().unwrap(), PATIENCE, few).unwrap();
+        let fitting: Vec<_> = events.iter().filter(|event| fits(event)).collect();
+        assert!(fitting.len() >= many, "no event `{what}` among {events:#?}");
+        fitting[fitting.len() - 1].clone()
     }
 
     pub(crate) fn count(&self, fits: impl Fn(&Event) -> bool) -> usize {

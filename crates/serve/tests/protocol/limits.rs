@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use kuramori_serve::{Limits, Mode, Outcome, Verb};
+use kuramori_serve::{Event, Limits, Mode, Outcome, Verb};
 
 use crate::hall::{Hall, PATIENCE, append, authorization, id, limits, noise};
 
@@ -129,10 +129,10 @@ fn slow_clients_are_cut_at_every_stage() {
 fn one_address_cannot_take_all_connections() {
     let limits = Limits { connections_per_address: 3, ..limits() };
     let hall = Hall::with(Mode::Store, limits, [append("pacs", None)]);
-    let busy = || hall.book.count(|event| event.verb == Verb::Connect && event.outcome == Outcome::Busy);
-    assert_eq!(busy(), 0);
+    let busy = |event: &Event| event.verb == Verb::Connect && event.outcome == Outcome::Busy;
+    assert_eq!(hall.book.count(busy), 0);
     let held: Vec<_> = (0..6).map(|_| TcpStream::connect(hall.address).unwrap()).collect();
-    hall.book.wait("refused connection", |_| busy() >= 1);
+    hall.book.wait("refused connection", busy);
     assert!(hall.client().get(hall.url("")).send().is_err());
     drop(held);
     // Once they are gone there is room again.

@@ -59,6 +59,6 @@ fn without_a_login_nothing_is_told_apart() {
     }
     let wrong = hall.client().get(hall.url("pacs/data/")).basic_auth("pacs", Some("wrong")).send().unwrap();
     assert_eq!(wrong.status(), 401);
-    let header = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Large: {}\r\n\r\n", "x".repeat(100_000));
+    let header = format!("GET / HTTP/1.1\r\nHost: x\r\nX-Large: {}\r\n\r\n", "x".repeat(300_000));
     assert_eq!(hall.raw_status(&header), 431);
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use kuramori_model::units::Bytes;
-use kuramori_serve::{Limits, Mode, Outcome, Verb};
+use kuramori_serve::{Event, Limits, Mode, Outcome, Verb};
 
 use crate::hall::{Hall, append, authorization, id, limits, noise};
 
@@ -64,10 +64,8 @@ fn a_cut_upload_leaves_nothing() {
             }
         }
         drop(connection);
-        let begun = number + 1;
-        hall.book.wait("broken upload", |_| {
-            hall.book.count(|event| event.verb == Verb::Put && event.outcome == Outcome::Broken) == begun
-        });
+        let broken = |event: &Event| event.verb == Verb::Put && event.outcome == Outcome::Broken;
+        hall.book.wait_many("broken upload", number + 1, broken);
     }
     assert!(hall.files().is_empty(), "{:?}", hall.files());
     assert_eq!(hall.put("pacs", &path, bytes), 200);
