@@ -118,7 +118,6 @@ impl Keeper {
             let now = self.clock.boot();
             if now >= next_tick {
                 self.step(What::Tick);
-                self.remember_crash();
                 next_tick = now + TICK;
             }
             if let Some(since) = stopping {
@@ -162,6 +161,7 @@ impl Keeper {
                 Action::Refuse(why) => refusal = Some(why),
             }
         }
+        self.remember_crash();
         refusal
     }
 
@@ -181,7 +181,8 @@ impl Keeper {
         }
     }
 
-    /// A predecessor died while a window was open: its record is written once the gate is sealed.
+    /// A predecessor died while a window was open: its record is written as soon as the gate is sealed, so
+    /// before any other window is taken.
     fn remember_crash(&mut self) {
         let Some((line, _)) = &self.memory.unfinished else { return };
         let mine = line.boot_id == self.policy.boot_id && line.boot_ms >= self.started;
@@ -191,11 +192,12 @@ impl Keeper {
             return;
         }
         let wall = self.clock.now();
-        if let Some(record) = self.memory.crashed(&self.policy.boot_id, self.started, wall, proven) {
+        let record = self.memory.crashed(&self.policy.boot_id, self.started, wall, proven);
+        self.memory.unfinished = None;
+        if let Some(record) = record {
             let event = Event { at, wall, what: What::Tick };
             self.write(&event, Entry::Window { record: Box::new(record) }, None);
         }
-        self.memory.unfinished = None;
     }
 
     fn used_ms(&self) -> u64 {

@@ -34,11 +34,11 @@ fn last_bytes(rig: &Rig, signal: &str, rounds: usize, spoil: impl Fn(&Rig)) -> V
         let killed = now_ms();
         gated.signal(signal);
         spoil(rig);
-        // A pause of more than the lease's whole life is the end of the stream.
-        let limit = now_ms() + 12_000;
-        while now_ms() < limit && now_ms() - stream.last() < 4000 {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        // Longer than the lease lives, and then until the stream has paused; a spoiled gate never pauses.
+        wait("the lease's whole life", Duration::from_secs(20), || {
+            let passed = now_ms() - killed;
+            passed > 4500 && (now_ms() - stream.last() > 1400 || passed > 8000)
+        });
         spans.push(stream.last().saturating_sub(killed) as f64 / 1000.0);
         drop(gated);
     }
@@ -66,7 +66,12 @@ fn a_killed_gate_closes_within_the_lease() {
             record.upper_bound && record.closed_verified && record.close_reason == CloseReason::Crashed {}
         })
     });
-    assert_eq!(rig.history().len(), rounds());
+    assert_eq!(
+        rig.history().len(),
+        rounds(),
+        "{}",
+        fs_err::read_to_string(rig.path("state/gate.jsonl")).unwrap()
+    );
 }
 
 #[test]

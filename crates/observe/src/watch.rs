@@ -33,19 +33,25 @@ pub struct Watcher {
     watched: Watched,
     run: u64,
     exposure: Exposure,
-    last: (u64, u64),
+    last: Option<(u64, u64)>,
 }
 
 impl Watcher {
     /// `run` must differ from the last start's.
     pub fn new(watched: Watched, run: u64, clock: &dyn Clock) -> Self {
-        Self { watched, run, exposure: Exposure::new(milliseconds(clock)), last: (0, 0) }
+        Self { watched, run, exposure: Exposure::new(milliseconds(clock)), last: None }
     }
 
     /// One round.
     pub fn look(&mut self, clock: &dyn Clock) -> Seen {
         let watched = &self.watched;
         let (at, begin) = (clock.now(), milliseconds(clock));
+        // Counted when the probes begin: both speak of the same moment.
+        let counted = counters::read(&watched.sys_class_net, &watched.interface);
+        let before = self.last;
+        if let Ok(counters) = &counted {
+            self.last = Some((counters.rx_bytes, counters.tx_bytes));
+        }
         let mut targets = vec![watched.target];
         targets.extend(&watched.never);
         let answers = probe(&watched.from, &targets, watched.patience, clock);
@@ -62,18 +68,16 @@ impl Watcher {
                 _ => {}
             }
         }
-        match counters::read(&watched.sys_class_net, &watched.interface) {
-            Ok(counters) => self.last = (counters.rx_bytes, counters.tx_bytes),
-            Err(error) => {
-                unknown = true;
-                unapproved.push(chain(&error));
-            }
+        if let Err(error) = &counted {
+            unknown = true;
+            unapproved.push(chain(error));
         }
         path_open |= unknown;
         // A port that must never answer is as open as the path itself.
         let closed = !path_open && unapproved.is_empty();
-        let exposed_ms = self.exposure.take(begin, closed, milliseconds(clock));
-        let (rx_bytes, tx_bytes) = self.last;
+        let sent = before.is_some_and(|(_, tx)| self.last.is_some_and(|(_, now)| now != tx));
+        let exposed_ms = self.exposure.take(begin, closed, sent, milliseconds(clock));
+        let (rx_bytes, tx_bytes) = self.last.unwrap_or_default();
         let ok = unapproved.is_empty();
         Seen {
             at,

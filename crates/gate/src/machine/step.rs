@@ -456,7 +456,7 @@ impl Step<'_> {
         let Some(window) = self.gate.window.take() else { return };
         let observations = self.gate.layers.values().cloned().collect();
         let record = window.record(self.policy, self.at, self.wall, proven, observations);
-        if record.disagreement && window.commanded.is_some() {
+        if record.disagreement {
             let exposure = record.exposure;
             self.alarm(format!("{}: the exposures disagree: {exposure:?}", record.window));
         }

@@ -124,14 +124,16 @@ impl Trace {
         let actuator_s =
             self.first_open.map_or(0.0, |open| seconds(self.first_closed.unwrap_or(at).saturating_sub(open)));
         let probe_s = match (&self.base, &self.last_seen) {
-            (Some(base), Some(seen)) if base.run == seen.run => {
+            // A word from before the closing does not know how long it was open.
+            (Some(base), Some(seen)) if base.run == seen.run && seen.boot_ms >= closed => {
                 Some(seconds(seen.exposed_ms.saturating_sub(base.exposed_ms)))
             }
             _ => None,
         };
         let grain = seconds(policy.grain_ms);
-        let disagreement = (commanded_s - actuator_s).abs() > grain
+        let differs = (commanded_s - actuator_s).abs() > grain
             || probe_s.is_none_or(|probe| (probe - commanded_s).abs() > grain);
+        let disagreement = self.commanded.is_some() && differs;
         let (bytes_in, bytes_out) = self.bytes();
         WindowRecord {
             window: self.token.window,

@@ -131,6 +131,15 @@ impl Rig {
         .unwrap()
     }
 
+    /// From now on what production sends from port 18443 leaves as if it came from the primary's service.
+    pub fn spoof(&self) {
+        self.nft(
+            "prd",
+            "table inet spoof {\n chain post {\n  type nat hook postrouting priority 100;\n  \
+             tcp sport 18443 snat ip to 10.77.1.2:8443\n }\n}",
+        );
+    }
+
     /// Whether production reaches `target` by TCP from this source port.
     pub fn reaches_from(&self, source_port: u16, target: SocketAddrV4) -> bool {
         let line = format!(
