@@ -44,7 +44,8 @@ impl Answer {
     }
 
     pub(crate) fn needs(lacks: &[Lack]) -> anyhow::Result<Self> {
-        let mut lines: Vec<String> = lacks.iter().map(|lack| format!("{}: {}", lack.what, lack.remedy)).collect();
+        let mut lines: Vec<String> =
+            lacks.iter().map(|lack| format!("{}: {}", lack.what, lack.remedy)).collect();
         if lines.is_empty() {
             lines.push("nothing is missing".to_owned());
         }
@@ -92,7 +93,8 @@ impl Answer {
             down.ended, down.killed, down.namespaces, down.mounts
         )];
         if down.differences.is_empty() {
-            lines.push("rules, links, services, mounts and settings of this machine are as before".to_owned());
+            lines
+                .push("rules, links, services, mounts and settings of this machine are as before".to_owned());
         }
         lines.extend(down.differences.iter().map(|line| format!("differs: {line}")));
         Ok(Self::new(value(down)?, lines))
@@ -131,14 +133,20 @@ impl Answer {
             format!("{} {} from {} to port {port}", contact.at, contact.protocol, contact.from)
         }));
         let newest: Vec<_> = contacts.iter().rev().take(100).collect();
-        let json = json!({ "contacts": contacts.len(), "newest": value(&newest)?, "arrivals": value(arrivals)? });
+        let json =
+            json!({ "contacts": contacts.len(), "newest": value(&newest)?, "arrivals": value(arrivals)? });
         Ok(Self::new(json, lines))
     }
 
     pub(crate) fn probed(probed: &Probed) -> anyhow::Result<Self> {
         let yes = |is| if is { "answered" } else { "silent" };
         let lines = vec![
-            format!("from {} to {}: {}", probed.from, probed.target, if probed.reached { "REACHED" } else { "nothing reached" }),
+            format!(
+                "from {} to {}: {}",
+                probed.from,
+                probed.target,
+                if probed.reached { "REACHED" } else { "nothing reached" }
+            ),
             format!(
                 "tcp: {} ports tried, {} accepted, {} refused, {} unreachable",
                 probed.tcp.tried, probed.tcp.accepted, probed.tcp.refused, probed.tcp.unreachable
@@ -196,7 +204,8 @@ impl Answer {
     }
 
     pub(crate) fn mails(mails: &[Received]) -> anyhow::Result<Self> {
-        let lines = mails.iter().map(|mail| format!("{} -> {}: {}", mail.from, mail.to, mail.subject)).collect();
+        let lines =
+            mails.iter().map(|mail| format!("{} -> {}: {}", mail.from, mail.to, mail.subject)).collect();
         Ok(Self::new(json!({ "mails": value(&mails)? }), lines))
     }
 }

@@ -78,16 +78,18 @@ fn timed(system: &str, work: impl FnOnce() -> Result<Compared>) -> Compared {
     let mut compared = match work() {
         Ok(compared) => Compared { running: true, ..compared },
         // A service that does not come up is the worst of differences, not an error of the comparison.
-        Err(error) => {
-            Compared { failure: Some(kuramori_model::fault::chain(&error)), ..Compared::default() }
-        }
+        Err(error) => Compared { failure: Some(kuramori_model::fault::chain(&error)), ..Compared::default() },
     };
     system.clone_into(&mut compared.system);
     compared.seconds = SystemClock.boot().saturating_sub(begin).as_secs_f64();
     compared
 }
 
-fn differences(truth: &BTreeMap<String, String>, found: &BTreeMap<String, String>, held: &[String]) -> Compared {
+fn differences(
+    truth: &BTreeMap<String, String>,
+    found: &BTreeMap<String, String>,
+    held: &[String],
+) -> Compared {
     let mut result = Compared { compared: truth.len(), ..Compared::default() };
     let mut example = |kind: &str, name: &str| {
         if result.examples.len() < EXAMPLES {

@@ -11,7 +11,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use crate::error::{LabError, Result};
 
 /// The longest silence of a server that is no failure.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// Where and as whom to ask.
 #[derive(Debug, Clone)]
@@ -78,7 +78,9 @@ fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut whole = Vec::new();
     loop {
         let end = rest.windows(2).position(|w| w == b"\r\n")?;
-        let size = usize::from_str_radix(std::str::from_utf8(&rest[..end]).ok()?.split(';').next()?.trim(), 16).ok()?;
+        let size =
+            usize::from_str_radix(std::str::from_utf8(&rest[..end]).ok()?.split(';').next()?.trim(), 16)
+                .ok()?;
         rest = &rest[end + 2..];
         if size == 0 {
             return Some(whole);
@@ -97,7 +99,8 @@ mod tests {
         let answer = |text: &str| parse(text.as_bytes().to_vec());
         assert_eq!(answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi").unwrap(), b"hi");
         assert_eq!(
-            answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n1\r\n!\r\n0\r\n\r\n").unwrap(),
+            answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n1\r\n!\r\n0\r\n\r\n")
+                .unwrap(),
             b"hi!"
         );
         for bad in [

@@ -255,7 +255,8 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let lab = open()?;
             let mut words = command.into_iter();
             let program = Program::new(words.next().unwrap_or_default()).args(words);
-            let status = lab.host(role).command(&program).status().context("the command cannot be started")?;
+            let status =
+                lab.host(role).command(&program).status().context("the command cannot be started")?;
             return Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(2)));
         }
         Verb::Dump { night, spoil } => {

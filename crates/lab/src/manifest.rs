@@ -67,7 +67,8 @@ impl Manifest {
     pub fn make(lab: &Lab, name: &str) -> Result<Self> {
         let has = |service| lab.what().services.contains(&service);
         let mut held = Vec::new();
-        let ophthalmology = has(Service::Ophthalmology).then(|| Tree::of(&lab.ophthalmology().folder())).transpose()?;
+        let ophthalmology =
+            has(Service::Ophthalmology).then(|| Tree::of(&lab.ophthalmology().folder())).transpose()?;
         if ophthalmology.is_some() && lab.process(crate::services::ophthalmology::VIEWER)?.is_some() {
             held.push(HELD.to_owned());
         }

@@ -128,7 +128,7 @@ fn kernel() -> Vec<Lack> {
         ));
         return lacks;
     }
-    if !try_in_namespace("ip link add a type veth peer name b") {
+    if !try_in_namespace("ip link add name veth-a type veth peer name veth-b") {
         lacks.push(Lack::new("veth links", "modprobe veth, or use a kernel with CONFIG_VETH"));
     }
     let table =

@@ -15,7 +15,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// A command before it is known where it will run.
 #[derive(Debug, Clone)]
 pub struct Program {
-    program: OsString,
+    name: OsString,
     arguments: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     user: Option<String>,
@@ -28,7 +28,7 @@ impl Program {
     /// Begins a command.
     pub fn new(program: impl AsRef<OsStr>) -> Self {
         Self {
-            program: program.as_ref().to_owned(),
+            name: program.as_ref().to_owned(),
             arguments: Vec::new(),
             environment: vec![("PATH".into(), PATH.into()), ("LC_ALL".into(), "C.UTF-8".into())],
             user: None,
@@ -91,7 +91,7 @@ impl Program {
 
     /// The command as a person would write it.
     pub fn line(&self) -> String {
-        std::iter::once(&self.program)
+        std::iter::once(&self.name)
             .chain(&self.arguments)
             .map(|word| word.to_string_lossy())
             .collect::<Vec<_>>()
@@ -120,7 +120,7 @@ impl Program {
                 ["setpriv", "--reuid", user, "--regid", user, "--init-groups", "--"].map(OsString::from),
             );
         }
-        words.push(self.program.clone());
+        words.push(self.name.clone());
         words.extend(self.arguments.iter().cloned());
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).envs(self.environment.iter().map(|(name, value)| (name, value)));
@@ -146,7 +146,7 @@ impl Program {
 
     /// Runs it to its end, whatever its exit status.
     pub(crate) fn run_in(&self, namespace: Option<&str>) -> Result<Outcome> {
-        let start = |source| LabError::Start { program: self.program.to_string_lossy().into_owned(), source };
+        let start = |source| LabError::Start { program: self.name.to_string_lossy().into_owned(), source };
         let mut command = self.command(namespace);
         command.stdin(if self.input.is_some() { Stdio::piped() } else { Stdio::null() });
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().map_err(start)?;

@@ -1,4 +1,5 @@
 //! Each department's server really answers, by the clients that everybody uses.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod common;
 
@@ -31,7 +32,18 @@ fn billing_answers_and_gives_a_base_backup_to_the_site_server_alone() {
     let backup = |from: Role, password: &str| {
         let program = Program::new("/usr/lib/postgresql/15/bin/pg_basebackup")
             .env("PGPASSWORD", password)
-            .args(["-h", &Role::Bil.address().to_string(), "-U", REPLICATOR, "-w", "-X", "stream", "-c", "fast", "-D"])
+            .args([
+                "-h",
+                &Role::Bil.address().to_string(),
+                "-U",
+                REPLICATOR,
+                "-w",
+                "-X",
+                "stream",
+                "-c",
+                "fast",
+                "-D",
+            ])
             .arg(&target);
         lab.host(from).run(&program)
     };
@@ -57,7 +69,9 @@ fn the_archive_answers_with_every_instance_also_after_a_cold_stop() {
     lab.pacs().start().unwrap();
     assert_eq!(lab.pacs().instances().unwrap(), before);
     // What the archive holds are DICOM files to everybody else.
-    let find = Program::new("find").arg(lab.pacs().data()).args(["-type", "f", "-size", "+4k", "-not", "-name", "index*"]);
+    let find = Program::new("find")
+        .arg(lab.pacs().data())
+        .args(["-type", "f", "-size", "+4k", "-not", "-name", "index*"]);
     let files = find.text().unwrap();
     let one = files.lines().next().unwrap();
     assert!(Program::new("dcmdump").args(["-q", one]).text().unwrap().contains("TEST"), "{one}");
@@ -69,7 +83,10 @@ fn the_share_can_be_read_but_not_written_and_one_file_is_in_use() {
     let lab = stage.up(&[Service::Ophthalmology]);
     let share = lab.ophthalmology();
     let listing = share.ask("recurse ON; ls").unwrap();
-    assert!(listing.contains(MARKER) && listing.contains("検査データ") && listing.contains("ｶﾞﾝｱﾂ"), "{listing}");
+    assert!(
+        listing.contains(MARKER) && listing.contains("検査データ") && listing.contains("ｶﾞﾝｱﾂ"),
+        "{listing}"
+    );
     let get = |name: &str| share.ask(&format!("get \"{}\" /dev/null", name.replace('/', "\\")));
     get(MARKER).unwrap();
     let held = get(HELD).unwrap_err().to_string();

@@ -47,7 +47,11 @@ pub struct Forged {
 impl Forged {
     /// Files that were there and are now gone or wrong.
     pub fn destroyed(&self) -> u64 {
-        self.deleted + self.overwritten + self.transplanted + self.keys_swapped + u64::from(self.config_deleted)
+        self.deleted
+            + self.overwritten
+            + self.transplanted
+            + self.keys_swapped
+            + u64::from(self.config_deleted)
     }
 
     /// Files that were not there.
@@ -103,7 +107,8 @@ impl Forger<'_> {
     /// Writes a file under its own SHA-256, as if a writer of ours had.
     fn plant(&self, kind: &str, bytes: &[u8]) -> Result<()> {
         let name = hex::encode(digest(&SHA256, bytes));
-        let folder = if kind == "data" { self.folder.join(kind).join(&name[..2]) } else { self.folder.join(kind) };
+        let folder =
+            if kind == "data" { self.folder.join(kind).join(&name[..2]) } else { self.folder.join(kind) };
         fs_err::create_dir_all(&folder)?;
         Ok(fs_err::write(folder.join(name), bytes)?)
     }
@@ -151,7 +156,7 @@ impl Forger<'_> {
             let outcome = match number % 3 {
                 0 => fs_err::remove_file(pack).map(|()| self.done.deleted += 1),
                 1 => self.overwrite(pack).map(|()| self.done.overwritten += 1),
-                _ => self.transplant(&packs[number - 1], pack).map(|()| self.done.transplanted += 1),
+                _ => Self::transplant(&packs[number - 1], pack).map(|()| self.done.transplanted += 1),
             };
             self.done.withstood += u64::from(outcome.is_err());
         }
@@ -174,7 +179,7 @@ impl Forger<'_> {
         replace(pack, &self.garbage(length))
     }
 
-    fn transplant(&self, from: &Path, into: &Path) -> std::io::Result<()> {
+    fn transplant(from: &Path, into: &Path) -> std::io::Result<()> {
         let (from, mut bytes) = (fs_err::read(from)?, fs_err::read(into)?);
         let length = from.len().min(bytes.len()) / 2;
         bytes[..length].copy_from_slice(&from[from.len() - length..]);
@@ -253,7 +258,10 @@ mod tests {
         swap_keys_between(&mut done).unwrap();
         for one in &done {
             assert_eq!((one.junk_keys, one.keys_swapped, one.garbage_packs), (40, 1, 3));
-            assert!(one.config_deleted && one.deleted > 3 && one.overwritten > 3 && one.transplanted > 3, "{one:?}");
+            assert!(
+                one.config_deleted && one.deleted > 3 && one.overwritten > 3 && one.transplanted > 3,
+                "{one:?}"
+            );
             let keys = files(&one.repository.join("keys")).unwrap();
             assert_eq!(keys.len(), 41);
             let honest = keys.iter().filter(|path| {

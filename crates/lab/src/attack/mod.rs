@@ -20,7 +20,7 @@ use crate::{
     lab::{Lab, Service},
     probe::{Probed, Try, probe},
     role::Role,
-    services::witness::Arrivals,
+    services::witness::{Arrivals, Witness},
 };
 
 /// What is attacked.
@@ -93,7 +93,7 @@ pub fn attack(lab: &Lab, targets: &Targets, random: &dyn Random) -> Result<Attac
     let mut done = Attacked { at: SystemClock.now(), ..Attacked::default() };
     let begin = SystemClock.boot();
     let witness = lab.what().services.contains(&Service::Witness).then(|| lab.witness());
-    let before = witness.map(|w| w.arrivals()).transpose()?;
+    let before = witness.map(Witness::arrivals).transpose()?;
     for role in &targets.killed {
         lab.host(*role).kill_all()?;
     }

@@ -19,8 +19,15 @@ pub(super) fn allowed(root: &Path, target: &Path) -> Result<PathBuf> {
         return Err(refuse("there is no lab around it"));
     }
     let real = fs_err::canonicalize(target)?;
-    let inside = OWNED.into_iter().map(|role| root.join(role.name())).any(|host| real != host && real.starts_with(host));
-    if inside { Ok(real) } else { Err(refuse("it is no folder of a department or of the primary in this lab")) }
+    let inside = OWNED
+        .into_iter()
+        .map(|role| root.join(role.name()))
+        .any(|host| real != host && real.starts_with(host));
+    if inside {
+        Ok(real)
+    } else {
+        Err(refuse("it is no folder of a department or of the primary in this lab"))
+    }
 }
 
 /// All plain files below a folder, in the order of their names. Links are neither followed nor listed.
@@ -48,7 +55,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let root = fs_err::canonicalize(folder.path()).unwrap().join("lab");
         let other = folder.path().join("other");
-        for path in ["bil/data", "vlt/store", "truth", "srv/repos"].map(|p| root.join(p)).iter().chain([&other]) {
+        for path in
+            ["bil/data", "vlt/store", "truth", "srv/repos"].map(|p| root.join(p)).iter().chain([&other])
+        {
             fs_err::create_dir_all(path).unwrap();
         }
         assert!(allowed(&root, &root.join("bil/data")).is_err(), "no lab.json, no lab");
@@ -57,7 +66,9 @@ mod tests {
         assert!(allowed(&root, &root.join("srv/repos")).is_ok());
         std::os::unix::fs::symlink(&other, root.join("bil/link")).unwrap();
         std::os::unix::fs::symlink(root.join("vlt"), root.join("bil/vault")).unwrap();
-        for bad in ["", "bil", "vlt/store", "truth", "bil/../vlt/store", "bil/link", "bil/vault/store", "../other"] {
+        for bad in
+            ["", "bil", "vlt/store", "truth", "bil/../vlt/store", "bil/link", "bil/vault/store", "../other"]
+        {
             let error = allowed(&root, &root.join(bad)).unwrap_err();
             assert!(matches!(error, LabError::Outside { .. }), "{bad}: {error}");
         }

@@ -75,12 +75,18 @@ impl Plan {
     }
 
     /// Gives the file's content piece by piece to `sink`.
-    pub fn content<E>(&self, id: u64, version: u64, mut sink: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn content<E>(
+        &self,
+        id: u64,
+        version: u64,
+        mut sink: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let random = SeededRandom::new(decide(self.seed, 71 + (version << 8), id));
         let mut left = usize::try_from(self.size(id, version)).unwrap_or(0);
         let text = id >= self.large && id % 6 >= 2;
         while left > 0 {
-            let mut piece = if text { lines(&random, id, left.min(1 << 20)) } else { vec![0; left.min(1 << 20)] };
+            let mut piece =
+                if text { lines(&random, id, left.min(1 << 20)) } else { vec![0; left.min(1 << 20)] };
             if !text {
                 random.fill(&mut piece);
             }
@@ -97,7 +103,11 @@ fn lines(random: &SeededRandom, id: u64, bytes: usize) -> Vec<u8> {
     let mut text = String::with_capacity(bytes + 128);
     while text.len() < bytes {
         let (tens, whole, minute) = (random.below(20), 8 + random.below(20), random.below(60));
-        let _ = writeln!(text, "TEST{id:06},2026-11-{:02},09:{minute:02},視力,0.{tens:02},眼圧,{whole}.0,mmHg,異常なし", 1 + tens);
+        let _ = writeln!(
+            text,
+            "TEST{id:06},2026-11-{:02},09:{minute:02},視力,0.{tens:02},眼圧,{whole}.0,mmHg,異常なし",
+            1 + tens
+        );
     }
     let mut end = text.into_bytes();
     // May cut a letter in two, as a vendor's buffer of a fixed length does.
@@ -117,7 +127,11 @@ mod tests {
         assert_eq!(paths.len(), 2_000);
         for id in [0, 5, 6, 7, 8, 9] {
             let mut size = 0;
-            PLAN.content(id, 0, |piece| Ok::<_, ()>(size += piece.len() as u64)).unwrap();
+            PLAN.content(id, 0, |piece| {
+                size += piece.len() as u64;
+                Ok::<_, ()>(())
+            })
+            .unwrap();
             assert_eq!(size, PLAN.size(id, 0), "file {id}");
         }
     }

@@ -65,7 +65,11 @@ mod tests {
     fn every_patient_is_marked_and_comes_again_with_the_seed() {
         for number in 0..500 {
             let one = patient(7, number);
-            assert!(one.id.starts_with("TEST") && one.name.starts_with("TEST") && one.dicom_name.starts_with("TEST"));
+            assert!(
+                one.id.starts_with("TEST")
+                    && one.name.starts_with("TEST")
+                    && one.dicom_name.starts_with("TEST")
+            );
             assert_eq!(one, patient(7, number));
         }
         assert!((0..20).any(|n| patient(7, n).name != patient(8, n).name));

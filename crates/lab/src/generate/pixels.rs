@@ -10,11 +10,12 @@ pub fn slice(seed: u64, study: u64, slice: u64, side: u16) -> Vec<u8> {
     let noise = SeededRandom::new(decide(seed, 0x7069_7865, study << 16 | slice));
     let half = i64::from(side) / 2;
     // (centre x, centre y, radius, grey), all relative to a half side of 1000.
-    let organs: Vec<(i64, i64, i64, u16)> = (0..6)
+    let organs: Vec<(i64, i64, i64, u16)> = (0..6_u16)
         .map(|organ| {
-            let of = |what| i64::try_from(decide(seed, what, study * 8 + organ) % 700).unwrap_or(0);
-            let wander = i64::try_from(slice * (organ + 1) * 5 % 220).unwrap_or(0);
-            (of(11) - 350, of(12) - 350 + wander - 110, 60 + of(13) / 4 + wander / 3, 900 + organ as u16 * 130)
+            let of =
+                |what| i64::try_from(decide(seed, what, study * 8 + u64::from(organ)) % 700).unwrap_or(0);
+            let wander = i64::try_from(slice * u64::from(organ + 1) * 5 % 220).unwrap_or(0);
+            (of(11) - 350, of(12) - 350 + wander - 110, 60 + of(13) / 4 + wander / 3, 900 + organ * 130)
         })
         .collect();
     let mut bytes = Vec::with_capacity(usize::from(side) * usize::from(side) * 2);

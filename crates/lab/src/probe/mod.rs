@@ -94,13 +94,24 @@ pub fn probe(lab: &Lab, from: Role, what: &Try) -> Result<Probed> {
     let (device, source) = way(host, target)?;
     let mut found = Probed { from: from.to_string(), target: target.to_string(), ..Probed::default() };
     found.tcp = host.inside(|| tcp::scan(target, what.tcp.clone(), what.silence))??;
-    found.udp = host.inside(|| udp(target))??;
-    let quiet = |program: &Program| -> Result<bool> { Ok(host.try_run(program)?.status == Some(0)) };
     let to = target.to_string();
-    found.icmp = quiet(&Program::new("ping").args(["-n", "-c", "2", "-i", "0.2", "-W", "1", &to]))?;
-    found.arp = quiet(&Program::new("arping").args(["-q", "-f", "-w", "2", "-I", &device, &to]))?;
-    found.ipv6 = ipv6(lab, host, &device)?;
-    found.forged = host.inside(|| raw::forge(source, target, what.silence))??;
+    let quiet = |program: Program| -> Result<bool> { Ok(host.try_run(&program)?.status == Some(0)) };
+    let ping = Program::new("ping").args(["-n", "-c", "2", "-i", "0.2", "-W", "1", &to]);
+    let arping = Program::new("arping").args(["-q", "-f", "-w", "2", "-I", &device, &to]);
+    // Each of these mostly waits.
+    std::thread::scope(|scope| -> Result<()> {
+        let udp = scope.spawn(|| host.inside(|| udp(target, what.silence))?);
+        let icmp = scope.spawn(|| quiet(ping));
+        let arp = scope.spawn(|| quiet(arping));
+        let ipv6 = scope.spawn(|| ipv6(lab, host, &device));
+        let forged = scope.spawn(|| host.inside(|| raw::forge(source, target, what.silence))?);
+        found.udp = joined(udp)?;
+        found.icmp = joined(icmp)?;
+        found.arp = joined(arp)?;
+        found.ipv6 = joined(ipv6)?;
+        found.forged = joined(forged)?;
+        Ok(())
+    })?;
     found.seconds = (SystemClock.boot().saturating_sub(begin)).as_secs_f64();
     found.reached = found.tcp.accepted + found.tcp.refused > 0
         || !found.udp.is_empty()
@@ -109,6 +120,10 @@ pub fn probe(lab: &Lab, from: Role, what: &Try) -> Result<Probed> {
         || !found.ipv6.is_empty()
         || !found.forged.is_empty();
     Ok(found)
+}
+
+fn joined<T>(thread: std::thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The interface and own address by which a target is reached.
@@ -122,28 +137,32 @@ fn way(host: Host<'_>, target: Ipv4Addr) -> Result<(String, Ipv4Addr)> {
     after("dev").zip(source).ok_or(LabError::Answer { server: "ip", answer: text.clone() })
 }
 
-fn udp(target: Ipv4Addr) -> Result<Vec<u16>> {
-    let sockets = UDP
-        .into_iter()
-        .map(|port| {
-            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-            socket.connect((target, port))?;
-            socket.set_read_timeout(Some(Duration::from_millis(100)))?;
-            Ok((port, socket))
-        })
-        .collect::<Result<Vec<_>>>()?;
+/// Sends to all ports and listens on all at once, twice.
+fn udp(target: Ipv4Addr, silence: Duration) -> Result<Vec<u16>> {
+    let mut sockets = Vec::new();
+    for port in UDP {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((target, port))?;
+        socket.set_nonblocking(true)?;
+        sockets.push((port, socket));
+    }
     let mut reached = std::collections::BTreeSet::new();
     for _ in 0..2 {
         for (_, socket) in &sockets {
             // No way out of this host is the closed answer, not a failure.
             let _ = socket.send(b"kuramori-lab probe");
         }
-        for (port, socket) in &sockets {
-            match socket.recv(&mut [0; 64]) {
-                Ok(_) => drop(reached.insert(*port)),
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => drop(reached.insert(*port)),
-                Err(_) => (),
+        let all = crate::wait::wait_for("all ports answer", silence, || {
+            for (port, socket) in &sockets {
+                let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+                if socket.recv(&mut [0; 64]).map_or_else(|error| refused(&error), |_| true) {
+                    reached.insert(*port);
+                }
             }
+            reached.len() == UDP.len()
+        });
+        if all.is_ok() {
+            break;
         }
     }
     Ok(reached.into_iter().collect())
@@ -151,7 +170,17 @@ fn udp(target: Ipv4Addr) -> Result<Vec<u16>> {
 
 fn ipv6(lab: &Lab, host: Host<'_>, device: &str) -> Result<Vec<String>> {
     let own = link_local(host, device)?;
-    let all = host.try_run(&Program::new("ping").args(["-6", "-n", "-c", "2", "-i", "0.2", "-W", "1", &format!("ff02::1%{device}")]))?;
+    let all = host.try_run(&Program::new("ping").args([
+        "-6",
+        "-n",
+        "-c",
+        "2",
+        "-i",
+        "0.2",
+        "-W",
+        "1",
+        &format!("ff02::1%{device}"),
+    ]))?;
     let mut found: std::collections::BTreeSet<String> = all
         .text()
         .lines()
@@ -162,7 +191,9 @@ fn ipv6(lab: &Lab, host: Host<'_>, device: &str) -> Result<Vec<String>> {
     let index: u32 = index.split(':').next().and_then(|n| n.trim().parse().ok()).unwrap_or(0);
     for vault in link_local(lab.host(Role::Vlt), "v0")? {
         let to = format!("{vault}%{device}");
-        if host.try_run(&Program::new("ping").args(["-6", "-n", "-c", "1", "-W", "1", &to]))?.status == Some(0) {
+        if host.try_run(&Program::new("ping").args(["-6", "-n", "-c", "1", "-W", "1", &to]))?.status
+            == Some(0)
+        {
             found.insert(format!("{vault} echo"));
         }
         for port in [22, 445, 8443] {
@@ -174,11 +205,18 @@ fn ipv6(lab: &Lab, host: Host<'_>, device: &str) -> Result<Vec<String>> {
         }
     }
     // Behind another interface a neighbour is the hospital's own and no news.
-    Ok(if host.role() == Role::Lan { found.into_iter().collect() } else { found.into_iter().filter(|f| f.contains(' ')).collect() })
+    Ok(if host.role() == Role::Lan {
+        found.into_iter().collect()
+    } else {
+        found.into_iter().filter(|f| f.contains(' ')).collect()
+    })
 }
 
 fn link_local(host: Host<'_>, device: &str) -> Result<Vec<Ipv6Addr>> {
-    let text = host.text(&Program::new("ip").args(["-6", "-o", "addr", "show", "dev", device, "scope", "link"]))?;
-    let addresses = text.lines().filter_map(|line| line.split("inet6 ").nth(1)?.split('/').next()?.parse::<IpAddr>().ok());
+    let text =
+        host.text(&Program::new("ip").args(["-6", "-o", "addr", "show", "dev", device, "scope", "link"]))?;
+    let addresses = text
+        .lines()
+        .filter_map(|line| line.split("inet6 ").nth(1)?.split('/').next()?.parse::<IpAddr>().ok());
     Ok(addresses.filter_map(|address| if let IpAddr::V6(v6) = address { Some(v6) } else { None }).collect())
 }

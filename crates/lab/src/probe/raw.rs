@@ -22,7 +22,8 @@ use crate::error::Result;
 /// Ports from which an answer to the vault would come, hence the ones to pretend.
 const SOURCES: [u16; 5] = [8443, 443, 53, 161, 445];
 const TARGETS: [u16; 9] = [22, 80, 161, 443, 445, 5432, 8042, 8443, 50_000];
-const FLAGS: [(&str, u8); 5] = [("syn", 0x02), ("ack", 0x10), ("syn-ack", 0x12), ("fin-psh-urg", 0x29), ("null", 0)];
+const FLAGS: [(&str, u8); 5] =
+    [("syn", 0x02), ("ack", 0x10), ("syn-ack", 0x12), ("fin-psh-urg", 0x29), ("null", 0)];
 
 /// Sends every combination and counts the answers of the target by what was sent.
 pub(super) fn forge(source: Ipv4Addr, target: Ipv4Addr, silence: Duration) -> Result<BTreeMap<String, u32>> {
@@ -55,7 +56,10 @@ pub(super) fn forge(source: Ipv4Addr, target: Ipv4Addr, silence: Duration) -> Re
                     if left.is_zero() {
                         break;
                     }
-                    let limit = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
+                    let limit = Timespec {
+                        tv_sec: left.as_secs().cast_signed(),
+                        tv_nsec: i64::from(left.subsec_nanos()),
+                    };
                     let mut fds = [PollFd::new(&socket, PollFlags::IN)];
                     poll(&mut fds, Some(&limit)).map_err(io)?;
                 }

@@ -35,7 +35,8 @@ enum Met {
 pub(super) fn scan(target: Ipv4Addr, ports: RangeInclusive<u16>, silence: Duration) -> Result<TcpReached> {
     let batch = batch();
     let mut open: Vec<u16> = ports.collect();
-    let mut found = TcpReached { tried: u32::try_from(open.len()).unwrap_or(u32::MAX), ..TcpReached::default() };
+    let mut found =
+        TcpReached { tried: u32::try_from(open.len()).unwrap_or(u32::MAX), ..TcpReached::default() };
     for _ in 0..6 {
         let before = open.len();
         let mut silent = Vec::new();
@@ -76,8 +77,8 @@ fn connect_all(target: Ipv4Addr, ports: &[u16], silence: Duration) -> Result<Vec
     let mut met = Vec::with_capacity(ports.len());
     for port in ports {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let socket =
-            socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).map_err(std::io::Error::from)?;
+        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
+            .map_err(std::io::Error::from)?;
         // Closed by a reset: tens of thousands of connections that linger would fill the machine's tables.
         let _ = sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
         let outcome = connect(&socket, &SocketAddrV4::new(target, *port));
@@ -96,7 +97,8 @@ fn connect_all(target: Ipv4Addr, ports: &[u16], silence: Duration) -> Result<Vec
             .iter()
             .filter_map(|n| sockets[*n].as_ref().map(|socket| PollFd::new(socket, PollFlags::OUT)))
             .collect();
-        let limit = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
+        let limit =
+            Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: i64::from(left.subsec_nanos()) };
         poll(&mut fds, Some(&limit)).map_err(std::io::Error::from)?;
         let done: Vec<usize> =
             waiting.iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(n, _)| *n).collect();

@@ -49,10 +49,19 @@ pub struct Sums {
 const QUERIES: [(&str, &str); 6] = [
     ("orders", "SELECT count(*), sum(points), sum(yen) FROM orders"),
     ("orders_text", "SELECT md5(string_agg(o::text, '|' ORDER BY id)) FROM orders o"),
-    ("orders_by_item", "SELECT md5(string_agg(t::text, '|' ORDER BY item)) FROM (SELECT item, count(*), sum(yen) FROM orders GROUP BY item) t"),
+    (
+        "orders_by_item",
+        "SELECT md5(string_agg(t::text, '|' ORDER BY item)) FROM (SELECT item, count(*), sum(yen) FROM orders GROUP BY item) t",
+    ),
     ("accounts", "SELECT count(*), sum(abalance), sum(hashtextextended(a::text, 0)) FROM pgbench_accounts a"),
-    ("tellers", "SELECT count(*), sum(tbalance), (SELECT sum(bbalance) FROM pgbench_branches) FROM pgbench_tellers"),
-    ("history", "SELECT count(*), coalesce(sum(delta), 0), coalesce(sum(hashtextextended(h::text, 0)), 0) FROM pgbench_history h"),
+    (
+        "tellers",
+        "SELECT count(*), sum(tbalance), (SELECT sum(bbalance) FROM pgbench_branches) FROM pgbench_tellers",
+    ),
+    (
+        "history",
+        "SELECT count(*), coalesce(sum(delta), 0), coalesce(sum(hashtextextended(h::text, 0)), 0) FROM pgbench_history h",
+    ),
 ];
 
 impl<'lab> Billing<'lab> {
@@ -60,28 +69,32 @@ impl<'lab> Billing<'lab> {
         Self { lab }
     }
 
-    fn host(&self) -> Host<'lab> {
+    fn host(self) -> Host<'lab> {
         self.lab.host(Role::Bil)
     }
 
     /// The cluster's folder.
-    pub fn data(&self) -> PathBuf {
+    pub fn data(self) -> PathBuf {
         self.host().folder().join("postgres/data")
     }
 
-    pub(crate) fn create(&self) -> Result<()> {
+    pub(crate) fn create(self) -> Result<()> {
         let folder = self.host().folder().join("postgres");
         folder_of(USER, &folder)?;
         let admin = self.lab.secret("postgres-admin")?;
         let replicator = self.lab.secret(REPLICATOR_SECRET)?;
         let data = self.data();
+        let password_file = folder.join("initdb.password");
+        fs_err::write(&password_file, &admin)?;
+        owned_by(USER, &password_file)?;
         let init = program("initdb")
-            .args(["--auth=scram-sha-256", "--username=postgres", "--pwfile=/dev/stdin", "--data-checksums"])
+            .args(["--auth=scram-sha-256", "--username=postgres", "--data-checksums"])
+            .arg(format!("--pwfile={}", password_file.display()))
             .args(["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"])
             .arg("-D")
-            .arg(&data)
-            .input(format!("{admin}\n"));
+            .arg(&data);
         self.host().run(&init)?;
+        fs_err::remove_file(&password_file)?;
         let hba = format!(
             "# type  database     user        address        method\n\
              host    all          all         {}/32          scram-sha-256\n\
@@ -106,7 +119,7 @@ impl<'lab> Billing<'lab> {
         self.fill()
     }
 
-    fn fill(&self) -> Result<()> {
+    fn fill(self) -> Result<()> {
         let (scale, orders) = match self.lab.what().scale {
             Scale::Full => (36, 60_000),
             Scale::Small => (1, 2_000),
@@ -126,14 +139,14 @@ impl<'lab> Billing<'lab> {
         Ok(())
     }
 
-    fn copy_orders(&self, first: u64, count: u64) -> Result<()> {
+    fn copy_orders(self, first: u64, count: u64) -> Result<()> {
         let rows = orders(self.lab.what().seed, first, count);
         let copy = self.psql(DATABASE).args(["-c", "COPY orders FROM STDIN"]).input(rows);
         self.host().run(&copy).map(drop)
     }
 
     /// A day's work: new orders, and pgbench's transactions, so that the next backup differs.
-    pub fn work(&self, transactions: u32) -> Result<()> {
+    pub fn work(self, transactions: u32) -> Result<()> {
         let next: u64 = number(&self.ask(DATABASE, "SELECT coalesce(max(id) + 1, 0) FROM orders")?)?;
         self.copy_orders(next, u64::from(transactions))?;
         let seed = self.lab.what().seed ^ next;
@@ -146,12 +159,12 @@ impl<'lab> Billing<'lab> {
     }
 
     /// The database's size in bytes.
-    pub fn size(&self) -> Result<u64> {
+    pub fn size(self) -> Result<u64> {
         number(&self.ask(DATABASE, "SELECT pg_database_size(current_database())")?)
     }
 
     /// Starts the server and waits until it answers.
-    pub fn start(&self) -> Result<()> {
+    pub fn start(self) -> Result<()> {
         let log = self.lab.log(PROCESS);
         let server = program("postgres").arg("-D").arg(self.data());
         let mut process = self.host().spawn_with(PROCESS, &server, &log, StopBy::Int)?;
@@ -159,7 +172,7 @@ impl<'lab> Billing<'lab> {
     }
 
     /// Stops it by its fast shutdown.
-    pub fn stop(&self) -> Result<()> {
+    pub fn stop(self) -> Result<()> {
         match self.lab.process(PROCESS)? {
             Some(mut process) => process.stop().map(drop),
             None => Ok(()),
@@ -167,16 +180,16 @@ impl<'lab> Billing<'lab> {
     }
 
     /// Asks the running server one SQL question as its administrator; the answer unaligned, without headers.
-    pub fn ask(&self, database: &str, sql: &str) -> Result<String> {
+    pub fn ask(self, database: &str, sql: &str) -> Result<String> {
         let answer = self.host().text(&self.psql(database).args(["-c", sql]))?;
         Ok(answer.trim_end().to_owned())
     }
 
-    fn psql(&self, database: &str) -> Program {
+    fn psql(self, database: &str) -> Program {
         self.client("psql").args(["-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-d", database])
     }
 
-    fn client(&self, name: &str) -> Program {
+    fn client(self, name: &str) -> Program {
         let password = self.lab.secret("postgres-admin").unwrap_or_default();
         program(name)
             .env("PGPASSWORD", password)
@@ -186,7 +199,7 @@ impl<'lab> Billing<'lab> {
     }
 
     /// The sums of the running server.
-    pub fn sums(&self) -> Result<Sums> {
+    pub fn sums(self) -> Result<Sums> {
         sums(|sql| self.ask(DATABASE, sql))
     }
 }
@@ -197,13 +210,14 @@ fn program(name: &str) -> Program {
 
 fn ready(host: Host<'_>, process: &mut Process) -> Result<()> {
     let asks = program("pg_isready").args(["-q", "-h", &host.role().address().to_string()]);
-    process.wait_until("PostgreSQL answers", Duration::from_secs(120), || {
+    process.wait_until("PostgreSQL answers", Duration::from_mins(2), || {
         Ok((host.try_run(&asks)?.status == Some(0)).then_some(()))
     })
 }
 
 fn sums(ask: impl Fn(&str) -> Result<String>) -> Result<Sums> {
-    let answers = QUERIES.into_iter().map(|(name, sql)| Ok((name.to_owned(), ask(sql)?))).collect::<Result<_>>()?;
+    let answers =
+        QUERIES.into_iter().map(|(name, sql)| Ok((name.to_owned(), ask(sql)?))).collect::<Result<_>>()?;
     Ok(Sums { answers })
 }
 
@@ -214,7 +228,14 @@ fn number(text: &str) -> Result<u64> {
 /// Rows for `COPY`, each decided by the seed and its own number alone.
 fn orders(seed: u64, first: u64, count: u64) -> String {
     const ITEMS: [&str; 8] = [
-        "初診料", "再診料", "眼底三次元画像解析", "精密眼圧測定", "CT撮影", "血液化学検査", "処方箋料", "入院基本料",
+        "初診料",
+        "再診料",
+        "眼底三次元画像解析",
+        "精密眼圧測定",
+        "CT撮影",
+        "血液化学検査",
+        "処方箋料",
+        "入院基本料",
     ];
     let mut rows = String::new();
     for id in first..first + count {
@@ -257,7 +278,8 @@ pub fn sums_of_restored(lab: &Lab, role: Role, data: &Path) -> Result<Sums> {
         .args(set("listen_addresses", &role.address().to_string()))
         .args(set("port", "5432"))
         .args(set("unix_socket_directories", ""));
-    let mut process = host.spawn_with("postgres-restored", &server, &lab.log("postgres-restored"), StopBy::Int)?;
+    let mut process =
+        host.spawn_with("postgres-restored", &server, &lab.log("postgres-restored"), StopBy::Int)?;
     let answers = ready(host, &mut process).and_then(|()| {
         sums(|sql| {
             let psql = program("psql").args(["-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-U", "postgres"]);

@@ -55,22 +55,22 @@ impl<'lab> Mail<'lab> {
         Self { lab }
     }
 
-    fn host(&self) -> Host<'lab> {
+    fn host(self) -> Host<'lab> {
         self.lab.host(Role::Mai)
     }
 
     /// Where it listens; plain SMTP without login, as relays inside hospitals are.
-    pub fn address(&self) -> SocketAddr {
+    pub fn address(self) -> SocketAddr {
         (Role::Mai.address(), 25).into()
     }
 
     /// The Maildir.
-    pub fn folder(&self) -> PathBuf {
+    pub fn folder(self) -> PathBuf {
         self.host().folder().join("maildir")
     }
 
     /// Starts the server and waits until it answers.
-    pub fn start(&self) -> Result<()> {
+    pub fn start(self) -> Result<()> {
         let server = Program::new("/usr/bin/python3")
             .args(["-m", "aiosmtpd", "-n", "-u", "-c", "aiosmtpd.handlers.Mailbox", "-l"])
             .arg(self.address().to_string())
@@ -84,13 +84,18 @@ impl<'lab> Mail<'lab> {
     }
 
     /// All mails received, oldest first.
-    pub fn received(&self) -> Result<Vec<Received>> {
+    pub fn received(self) -> Result<Vec<Received>> {
         let bytes = Program::new("/usr/bin/python3").args(["-c", READ]).arg(self.folder()).run()?;
         serde_json::from_slice(&bytes).map_err(|source| LabError::Format { path: self.folder(), source })
     }
 
     /// Waits for a mail that `fits`.
-    pub fn wait_for(&self, what: &str, limit: Duration, fits: impl Fn(&Received) -> bool) -> Result<Received> {
+    pub fn wait_for(
+        &self,
+        what: &str,
+        limit: Duration,
+        fits: impl Fn(&Received) -> bool,
+    ) -> Result<Received> {
         wait_until(what, limit, || Ok(self.received()?.into_iter().find(&fits)))
     }
 }

@@ -4,6 +4,7 @@
 //! alone, so that a reader meets a real sharing violation.
 
 use std::{
+    fmt::Write as _,
     io::Write,
     path::{Path, PathBuf},
     time::Duration,
@@ -100,20 +101,20 @@ impl<'lab> Ophthalmology<'lab> {
         Self { lab }
     }
 
-    fn host(&self) -> Host<'lab> {
+    fn host(self) -> Host<'lab> {
         self.lab.host(Role::Oph)
     }
 
     /// The folder that is shared.
-    pub fn folder(&self) -> PathBuf {
+    pub fn folder(self) -> PathBuf {
         self.host().folder().join(SHARE)
     }
 
-    fn samba(&self) -> PathBuf {
+    fn samba(self) -> PathBuf {
         self.host().folder().join("samba")
     }
 
-    fn plan(&self) -> Plan {
+    fn plan(self) -> Plan {
         let seed = self.lab.what().seed;
         match self.lab.what().scale {
             Scale::Full => Plan { seed, files: 20_000, large: 10, large_bytes: (5 << 20, 50 << 20) },
@@ -121,7 +122,7 @@ impl<'lab> Ophthalmology<'lab> {
         }
     }
 
-    pub(crate) fn create(&self) -> Result<()> {
+    pub(crate) fn create(self) -> Result<()> {
         let samba = self.samba();
         for name in ["private", "lock", "state", "cache", "run", "ncalrpc", "log"] {
             fs_err::create_dir_all(samba.join(name))?;
@@ -129,25 +130,29 @@ impl<'lab> Ophthalmology<'lab> {
         fs_err::create_dir_all(self.folder())?;
         fs_err::write(samba.join("smb.conf"), self.config())?;
         // This host's users: the machine's and two more, seen by this host's programs alone.
-        let (mut users, mut groups) = (fs_err::read_to_string("/etc/passwd")?, fs_err::read_to_string("/etc/group")?);
+        let (mut users, mut groups) =
+            (fs_err::read_to_string("/etc/passwd")?, fs_err::read_to_string("/etc/group")?);
         for (name, id) in USERS {
-            users.push_str(&format!("{name}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin\n"));
-            groups.push_str(&format!("{name}:x:{id}:\n"));
+            let _ = writeln!(users, "{name}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin");
+            let _ = writeln!(groups, "{name}:x:{id}:");
         }
         fs_err::write(samba.join("passwd"), users)?;
         fs_err::write(samba.join("group"), groups)?;
         for (name, secret) in [(READER, READER_SECRET), (VENDOR, VENDOR_SECRET)] {
             let password = self.lab.secret(secret)?;
-            let add = self.program("pdbedit").args(["-a", "-t", "-u", name]).input(format!("{password}\n{password}\n"));
+            let add = self
+                .program("pdbedit")
+                .args(["-a", "-t", "-u", name])
+                .input(format!("{password}\n{password}\n"));
             self.host().run(&add)?;
         }
         let held = self.folder().join(HELD);
-        self.write(&held, |file| file.write_all(&[0x54; 64 << 10]))?;
+        self.write(&held, |file| file.write_all(&vec![0x54; 64 << 10]))?;
         self.write_dump(0, None)?;
         self.start()
     }
 
-    fn config(&self) -> String {
+    fn config(self) -> String {
         let samba = self.samba();
         let at = |name: &str| samba.join(name).display().to_string();
         format!(
@@ -172,7 +177,7 @@ impl<'lab> Ophthalmology<'lab> {
         )
     }
 
-    fn program(&self, name: &str) -> Program {
+    fn program(self, name: &str) -> Program {
         Program::new(name)
             .private(&self.samba().join("passwd"), Path::new("/etc/passwd"))
             .private(&self.samba().join("group"), Path::new("/etc/group"))
@@ -180,7 +185,7 @@ impl<'lab> Ophthalmology<'lab> {
     }
 
     /// Starts the server and the vendor's viewer, and waits until both do their work.
-    pub fn start(&self) -> Result<()> {
+    pub fn start(self) -> Result<()> {
         let server = self.program("smbd").args(["--foreground", "--no-process-group"]);
         let mut process = self.host().spawn(PROCESS, &server, &self.lab.log(PROCESS))?;
         process.wait_until("Samba answers", Duration::from_secs(30), || {
@@ -190,7 +195,7 @@ impl<'lab> Ophthalmology<'lab> {
     }
 
     /// Stops server and viewer.
-    pub fn stop(&self) -> Result<()> {
+    pub fn stop(self) -> Result<()> {
         self.release()?;
         match self.lab.process(PROCESS)? {
             Some(mut process) => process.stop().map(drop),
@@ -199,7 +204,7 @@ impl<'lab> Ophthalmology<'lab> {
     }
 
     /// Has the vendor's viewer hold [`HELD`] open for itself alone.
-    pub fn hold(&self) -> Result<()> {
+    pub fn hold(self) -> Result<()> {
         let viewer = Program::new("/usr/bin/python3")
             .args(["-c", HOLD])
             .arg(self.samba().join("smb.conf"))
@@ -214,7 +219,7 @@ impl<'lab> Ophthalmology<'lab> {
     }
 
     /// Has the viewer close its file.
-    pub fn release(&self) -> Result<()> {
+    pub fn release(self) -> Result<()> {
         match self.lab.process(VIEWER)? {
             Some(mut process) => process.stop().map(drop),
             None => Ok(()),
@@ -222,20 +227,27 @@ impl<'lab> Ophthalmology<'lab> {
     }
 
     /// One command of `smbclient` from the site server with the read-only account; gives back what it wrote.
-    pub fn ask(&self, command: &str) -> Result<String> {
+    pub fn ask(self, command: &str) -> Result<String> {
         let login = self.samba().join("reader.login");
         if !login.exists() {
             let password = self.lab.secret(READER_SECRET)?;
-            fs_err::write(&login, format!("username = {READER}\npassword = {password}\ndomain = HOSPITAL\n"))?;
+            fs_err::write(
+                &login,
+                format!("username = {READER}\npassword = {password}\ndomain = HOSPITAL\n"),
+            )?;
         }
-        let client = Program::new("smbclient")
-            .args(["-s", "/dev/null", "-A"])
-            .arg(&login)
-            .args([&format!("//{}/{SHARE}", Role::Oph.address()), "-c", command]);
+        let client = Program::new("smbclient").args(["-s", "/dev/null", "-A"]).arg(&login).args([
+            &format!("//{}/{SHARE}", Role::Oph.address()),
+            "-c",
+            command,
+        ]);
         let outcome = self.lab.host(Role::Srv).try_run(&client)?;
         let text = outcome.text();
         // smbclient reports some refusals on its output and ends well.
-        if outcome.status == Some(0) && !text.contains("NT_STATUS_") && !outcome.complaint().contains("NT_STATUS_") {
+        if outcome.status == Some(0)
+            && !text.contains("NT_STATUS_")
+            && !outcome.complaint().contains("NT_STATUS_")
+        {
             return Ok(text);
         }
         Err(LabError::Answer { server: "Samba", answer: format!("{text}{}", outcome.complaint()) })
@@ -245,7 +257,7 @@ impl<'lab> Ophthalmology<'lab> {
     ///
     /// # Errors
     /// The disk.
-    pub fn write_dump(&self, night: u64, spoil: Option<Spoil>) -> Result<Dump> {
+    pub fn write_dump(self, night: u64, spoil: Option<Spoil>) -> Result<Dump> {
         let plan = self.plan();
         let before: Option<Dump> =
             fs_err::read(self.state()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
@@ -283,27 +295,28 @@ impl<'lab> Ophthalmology<'lab> {
             );
             self.write(&marker, |file| file.write_all(text.as_bytes()))?;
         }
-        let bytes = serde_json::to_vec(&dump).map_err(|source| LabError::Format { path: self.state(), source })?;
+        let bytes =
+            serde_json::to_vec(&dump).map_err(|source| LabError::Format { path: self.state(), source })?;
         fs_err::write(self.state(), bytes)?;
         Ok(dump)
     }
 
-    fn state(&self) -> PathBuf {
+    fn state(self) -> PathBuf {
         self.host().folder().join("vendor.json")
     }
 
-    fn write_files(&self, plan: Plan, dump: &mut Dump, last: Option<u64>) -> Result<()> {
+    fn write_files(self, plan: Plan, dump: &mut Dump, last: Option<u64>) -> Result<()> {
         let night = dump.night;
         let alive: Vec<u64> = plan.alive(night).collect();
         let highest = alive.last().copied().unwrap_or(0);
         let mut next = alive.iter().copied().peekable();
         let most = match dump.spoiled {
-            Some(Spoil::Truncated) => alive.len() * 2 / 5,
-            _ => alive.len(),
+            Some(Spoil::Truncated) => alive.len() as u64 * 2 / 5,
+            _ => alive.len() as u64,
         };
         for id in 0..=highest {
             let path = self.folder().join(plan.path(id));
-            let here = next.next_if_eq(&id).is_some() && (dump.files as usize) < most;
+            let here = next.next_if_eq(&id).is_some() && dump.files < most;
             if !here {
                 if path.exists() {
                     fs_err::remove_file(&path)?;
@@ -312,8 +325,9 @@ impl<'lab> Ophthalmology<'lab> {
                 continue;
             }
             let version = plan.version(id, night);
-            let cut = dump.files as usize + 1 == most && dump.spoiled == Some(Spoil::Truncated);
-            let same = last.is_some_and(|last| plan.version(id, last) == version && last <= night) && path.exists();
+            let cut = dump.files + 1 == most && dump.spoiled == Some(Spoil::Truncated);
+            let same =
+                last.is_some_and(|last| plan.version(id, last) == version && last <= night) && path.exists();
             // With an early marker every second of the night's files is still to come.
             let late = dump.spoiled == Some(Spoil::EarlyMarker) && id % 2 == 1;
             if cut || !same && !late {
@@ -337,14 +351,14 @@ impl<'lab> Ophthalmology<'lab> {
     }
 
     /// Writes a file as the vendor's user does.
-    fn write(&self, path: &Path, fill: impl FnOnce(&mut fs_err::File) -> std::io::Result<()>) -> Result<()> {
+    fn write(self, path: &Path, fill: impl FnOnce(&mut fs_err::File) -> std::io::Result<()>) -> Result<()> {
         let owner = |path: &Path| fs_err::os::unix::fs::chown(path, Some(USERS[1].1), Some(USERS[1].1));
-        if let Some(folder) = path.parent() {
-            if !folder.exists() {
-                fs_err::create_dir_all(folder)?;
-                for above in folder.ancestors().take_while(|above| above.starts_with(self.folder())) {
-                    owner(above)?;
-                }
+        if let Some(folder) = path.parent()
+            && !folder.exists()
+        {
+            fs_err::create_dir_all(folder)?;
+            for above in folder.ancestors().take_while(|above| above.starts_with(self.folder())) {
+                owner(above)?;
             }
         }
         let mut file = fs_err::File::create(path)?;

@@ -53,17 +53,17 @@ impl<'lab> Pacs<'lab> {
         Self { lab }
     }
 
-    fn host(&self) -> Host<'lab> {
+    fn host(self) -> Host<'lab> {
         self.lab.host(Role::Pac)
     }
 
     /// Storage and index: what a backup must take while the server is stopped.
-    pub fn data(&self) -> PathBuf {
+    pub fn data(self) -> PathBuf {
         self.host().folder().join("orthanc/db")
     }
 
     /// What it was filled with.
-    pub fn archive(&self) -> Archive {
+    pub fn archive(self) -> Archive {
         let seed = self.lab.what().seed;
         match self.lab.what().scale {
             Scale::Full => Archive { seed, studies: 13, slices: 40, side: 512 },
@@ -71,7 +71,7 @@ impl<'lab> Pacs<'lab> {
         }
     }
 
-    pub(crate) fn create(&self) -> Result<()> {
+    pub(crate) fn create(self) -> Result<()> {
         folder_of(USER, &self.data())?;
         self.start()?;
         let (archive, site) = (self.archive(), site(self.lab, Role::Pac)?);
@@ -85,12 +85,12 @@ impl<'lab> Pacs<'lab> {
     }
 
     /// Starts the server and waits until it answers.
-    pub fn start(&self) -> Result<()> {
+    pub fn start(self) -> Result<()> {
         start(self.lab, Role::Pac, &self.data(), PROCESS).map(drop)
     }
 
     /// Stops it, for a cold backup.
-    pub fn stop(&self) -> Result<()> {
+    pub fn stop(self) -> Result<()> {
         match self.lab.process(PROCESS)? {
             Some(mut process) => process.stop().map(drop),
             None => Ok(()),
@@ -98,7 +98,7 @@ impl<'lab> Pacs<'lab> {
     }
 
     /// What the running server answers about each instance.
-    pub fn instances(&self) -> Result<Instances> {
+    pub fn instances(self) -> Result<Instances> {
         instances(self.lab, Role::Pac)
     }
 }
@@ -111,7 +111,14 @@ fn site(lab: &Lab, role: Role) -> Result<Site> {
 /// Runs the same work in some threads inside a host's network.
 fn lanes<T: Send>(host: Host<'_>, work: impl Fn(u64) -> Result<T> + Sync) -> Result<Vec<T>> {
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..LANES).map(|lane| scope.spawn({ let work = &work; move || host.inside(|| work(lane)) })).collect();
+        let threads: Vec<_> = (0..LANES)
+            .map(|lane| {
+                scope.spawn({
+                    let work = &work;
+                    move || host.inside(|| work(lane))
+                })
+            })
+            .collect();
         threads
             .into_iter()
             .map(|thread| match thread.join() {
@@ -142,12 +149,16 @@ fn start(lab: &Lab, role: Role, data: &Path, name: &str) -> Result<Process> {
     folder_of(USER, &host.folder().join("orthanc-tmp"))?;
     fs_err::write(&config, settings.to_string())?;
     // The file holds the password; only this server's user reads it.
-    Program::new("install").args(["-o", USER, "-m", "400"]).arg(&config).arg(config.with_extension("conf")).run()?;
+    Program::new("install")
+        .args(["-o", USER, "-m", "400"])
+        .arg(&config)
+        .arg(config.with_extension("conf"))
+        .run()?;
     fs_err::remove_file(&config)?;
     let server = Program::new("Orthanc").arg(config.with_extension("conf")).user(USER).folder(Path::new("/"));
     let mut process = host.spawn(name, &server, &lab.log(name))?;
     let site = site(lab, role)?;
-    process.wait_until("Orthanc answers", Duration::from_secs(120), || {
+    process.wait_until("Orthanc answers", Duration::from_mins(2), || {
         Ok(host.inside(|| site.get("/system"))?.is_ok().then_some(()))
     })?;
     Ok(process)
@@ -166,7 +177,9 @@ fn instances(lab: &Lab, role: Role) -> Result<Instances> {
         for (_, id) in ids.iter().enumerate().filter(|(n, _)| *n as u64 % LANES == lane) {
             let about = site.get(&format!("/instances/{id}"))?;
             let about: serde_json::Value = serde_json::from_slice(&about).map_err(|_| wrong(&about))?;
-            let uid = about["MainDicomTags"]["SOPInstanceUID"].as_str().ok_or_else(|| wrong(b"no SOPInstanceUID"))?;
+            let uid = about["MainDicomTags"]["SOPInstanceUID"]
+                .as_str()
+                .ok_or_else(|| wrong(b"no SOPInstanceUID"))?;
             let md5 = site.get(&format!("/instances/{id}/attachments/dicom/md5"))?;
             let file = site.get(&format!("/instances/{id}/file"))?;
             let sum = Program::new("sha256sum").input(file).text()?;

@@ -135,18 +135,21 @@ impl<'lab> Witness<'lab> {
         Self { lab }
     }
 
-    fn host(&self) -> Host<'lab> {
+    fn host(self) -> Host<'lab> {
         self.lab.host(Role::Vlt)
     }
 
     /// Where it writes contacts: one JSON object per line.
-    pub fn log(&self) -> PathBuf {
+    pub fn log(self) -> PathBuf {
         self.lab.root().join("logs/witness-contacts.jsonl")
     }
 
     /// Starts it and waits until it stands.
-    pub fn start(&self) -> Result<()> {
-        let program = Program::new(&self.lab.what().program).args(["--root"]).arg(self.lab.root()).args(["witness", "--serve"]);
+    pub fn start(self) -> Result<()> {
+        let program = Program::new(&self.lab.what().program)
+            .args(["--root"])
+            .arg(self.lab.root())
+            .args(["witness", "--serve"]);
         let mut process = self.host().spawn(PROCESS, &program, &self.lab.log(PROCESS))?;
         let own = SocketAddr::from((Ipv4Addr::LOCALHOST, *PORTS.start()));
         process.wait_until("the witness stands", Duration::from_secs(20), || {
@@ -156,33 +159,38 @@ impl<'lab> Witness<'lab> {
     }
 
     /// All contacts so far from the gated side, oldest first.
-    pub fn contacts(&self) -> Result<Vec<Contact>> {
+    pub fn contacts(self) -> Result<Vec<Contact>> {
         let path = self.log();
         if !path.exists() {
             return Ok(Vec::new());
         }
         let text = fs_err::read_to_string(&path)?;
         text.lines()
-            .map(|line| serde_json::from_str(line).map_err(|source| LabError::Format { path: path.clone(), source }))
+            .map(|line| {
+                serde_json::from_str(line).map_err(|source| LabError::Format { path: path.clone(), source })
+            })
             // The lab's own question at the start came from inside.
             .filter(|contact: &Result<Contact>| contact.as_ref().map_or(true, |c| !c.from.ip().is_loopback()))
             .collect()
     }
 
     /// Contacts with a boot clock of at least `since`.
-    pub fn contacts_since(&self, since: Duration) -> Result<Vec<Contact>> {
+    pub fn contacts_since(self, since: Duration) -> Result<Vec<Contact>> {
         let since = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         Ok(self.contacts()?.into_iter().filter(|contact| contact.boot_ms >= since).collect())
     }
 
     /// What its counters say now.
-    pub fn arrivals(&self) -> Result<Arrivals> {
+    pub fn arrivals(self) -> Result<Arrivals> {
         let text = self.host().text(&Program::new("nft").args(["-j", "list", "counters"]))?;
         let wrong = || LabError::Answer { server: "nft", answer: text.chars().take(200).collect() };
         let all: serde_json::Value = serde_json::from_str(&text).map_err(|_| wrong())?;
         let count = |name: &str| {
             let objects = all["nftables"].as_array().ok_or_else(wrong)?;
-            let found = objects.iter().map(|o| &o["counter"]).find(|c| c["table"] == "witness" && c["name"] == format!("from_gate_{name}"));
+            let found = objects
+                .iter()
+                .map(|o| &o["counter"])
+                .find(|c| c["table"] == "witness" && c["name"] == format!("from_gate_{name}"));
             found.and_then(|counter| counter["packets"].as_u64()).ok_or_else(wrong)
         };
         Ok(Arrivals {

@@ -1,5 +1,10 @@
 //! What every test of the lab needs: a name of its own and a folder that servers may enter.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on says where; seeds are printed"
+)]
 
 use std::{
     os::unix::fs::PermissionsExt,
@@ -34,7 +39,8 @@ impl Stage {
     pub(crate) fn up(&self, services: &[Service]) -> Lab {
         let mut what = What::everything(Scale::Small, SEED, program());
         what.services = services.iter().copied().collect();
-        Lab::up(&self.prefix, &self.root(), what).unwrap_or_else(|e| panic!("{}", kuramori_model::fault::chain(&e)))
+        Lab::up(&self.prefix, &self.root(), what)
+            .unwrap_or_else(|e| panic!("{}", kuramori_model::fault::chain(&e)))
     }
 }
 
