@@ -1,0 +1,13 @@
+//! The vault against real peers: repositories by Debian's `restic`, our REST server over TLS, a gate on a
+//! socket, and servers that lie.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod attack;
+mod cut;
+mod gate;
+mod keep;
+mod kill;
+mod liar;
+mod repack;
+mod way;
+mod world;
