@@ -19,6 +19,7 @@
 
 mod alarm;
 mod beat;
+mod claim;
 mod codec;
 mod error;
 mod event;
@@ -43,11 +44,12 @@ use kuramori_model::clock::Clock;
 pub use crate::{
     alarm::{Alarm, AlarmChanges},
     beat::Heartbeat,
+    claim::{Claim, End, Pulse},
     error::CatalogError,
     event::Event,
     outbox::{Owed, Sendable},
     point::{NewPoint, Place, Point, VaultPoint, Verdict},
-    run::{Claim, End, Enqueued, NewRun, Progress, Pulse, Reason, Run, RunFilter, RunKind, RunState},
+    run::{Enqueued, NewRun, Progress, Reason, Run, RunFilter, RunKind, RunState},
     secret::SecretInfo,
     system::{Registered, System, Writer},
     time::{Jump, JumpKind, Stamp},
