@@ -79,20 +79,20 @@ impl Switch {
         Ok(Self { config, user, runtime })
     }
 
-    fn fault(&self, what: impl ToString) -> ActuatorFault {
+    fn fault(&self, what: &dyn std::fmt::Display) -> ActuatorFault {
         ActuatorFault::Switch { address: self.config.address.to_string(), what: what.to_string() }
     }
 
     /// A session made anew each time: a restarted agent has new engine boots, and an old session would fail.
     async fn session(&self) -> Result<Session<'_>, ActuatorFault> {
-        let retry = Retry::fixed(2, Duration::from_millis(100)).map_err(|error| self.fault(error))?;
+        let retry = Retry::fixed(2, Duration::from_millis(100)).map_err(|error| self.fault(&error))?;
         let client = Client::builder(self.config.address, self.user.clone())
             .response_shape_policy(ResponseShapePolicy::Strict)
             .request_timeout(Duration::from_millis(self.config.timeout_ms))
             .retry(retry)
             .connect()
             .await
-            .map_err(|error| self.fault(error))?;
+            .map_err(|error| self.fault(&error))?;
         let session = Session { switch: self, client };
         let name = session.text(&oid!(1, 3, 6, 1, 2, 1, 1, 5, 0)).await?;
         if name != self.config.sys_name {
@@ -114,7 +114,7 @@ impl Switch {
                 .set(&object, Value::Integer(status))
                 .await
                 .map(drop)
-                .map_err(|error| self.fault(error))
+                .map_err(|error| self.fault(&error))
         })
     }
 
@@ -145,22 +145,22 @@ struct Session<'a> {
 
 impl Session<'_> {
     async fn value(&self, object: &Oid) -> Result<Value, ActuatorFault> {
-        let answer = self.client.get(object).await.map_err(|error| self.switch.fault(error))?;
-        let one = answer.single().ok_or_else(|| self.switch.fault("its answer has another shape"))?;
+        let answer = self.client.get(object).await.map_err(|error| self.switch.fault(&error))?;
+        let one = answer.single().ok_or_else(|| self.switch.fault(&"its answer has another shape"))?;
         Ok(one.value.clone())
     }
 
     async fn text(&self, object: &Oid) -> Result<String, ActuatorFault> {
         match self.value(object).await? {
             Value::OctetString(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            other => Err(self.switch.fault(format!("{object} is {other:?}, not a text"))),
+            other => Err(self.switch.fault(&format!("{object} is {other:?}, not a text"))),
         }
     }
 
     async fn number(&self, object: &Oid) -> Result<i32, ActuatorFault> {
         match self.value(object).await? {
             Value::Integer(number) => Ok(number),
-            other => Err(self.switch.fault(format!("{object} is {other:?}, not a number"))),
+            other => Err(self.switch.fault(&format!("{object} is {other:?}, not a number"))),
         }
     }
 
@@ -171,10 +171,10 @@ impl Session<'_> {
         let mut walk = self
             .client
             .walk_with(column.clone(), WalkOptions::default())
-            .map_err(|error| self.switch.fault(error))?;
+            .map_err(|error| self.switch.fault(&error))?;
         let mut found = Vec::new();
         while let Some(one) = walk.next().await {
-            let one = one.map_err(|error| self.switch.fault(error))?;
+            let one = one.map_err(|error| self.switch.fault(&error))?;
             if let Value::OctetString(name) = &one.value
                 && name.as_ref() == config.if_name.as_bytes()
                 && let Some(index) = one.oid.arcs().last()

@@ -1,5 +1,7 @@
 //! Properties of the pure machine, event by event.
 
+#![expect(clippy::unwrap_used, reason = "fixed values of a test")]
+
 use jiff::Timestamp;
 use kuramori_gate::{
     Action, Command, Event, Gate, Policy, What,

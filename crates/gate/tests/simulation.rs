@@ -2,6 +2,8 @@
 //!
 //! `KURAMORI_SEED=n` runs one seed; `KURAMORI_LONG=1` many more.
 
+#![expect(clippy::unwrap_used, reason = "fixed values of a test")]
+
 use std::collections::VecDeque;
 
 use jiff::Timestamp;
@@ -36,6 +38,7 @@ fn key() -> SigningKey {
 }
 
 /// What really is.
+#[expect(clippy::struct_excessive_bools, reason = "a world of independent switches")]
 struct World {
     random: SeededRandom,
     now: u64,
@@ -130,7 +133,7 @@ impl World {
         self.gate = Some(gate);
         for action in actions {
             match action {
-                Action::Command(layer, command) => self.command(layer, command),
+                Action::Command(layer, command) => self.command(layer, &command),
                 Action::Log(entry, window) => {
                     let failed = self.disk_full;
                     if !failed {
@@ -171,21 +174,21 @@ impl World {
         token
     }
 
-    fn command(&mut self, layer: Layer, command: Command) {
+    fn command(&mut self, layer: Layer, command: &Command) {
         let after = self.now + 10 + self.random.below(if layer == Layer::C { 400 } else { 40 });
-        if let Command::Observe = command {
+        if *command == Command::Observe {
             if !self.chance(5) {
                 let read = self.read(layer);
                 self.later.push((after, Late::Event(What::Observed(read))));
             }
             return;
         }
-        let kind = match &command {
+        let kind = match command {
             Command::Close => Kind::Close,
             Command::Open { .. } => Kind::Open,
             _ => Kind::Renew,
         };
-        if let Command::Open { lease, .. } | Command::Renew { lease, .. } = &command {
+        if let Command::Open { lease, .. } | Command::Renew { lease, .. } = command {
             let token = self.accepted(lease).window;
             if layer == Layer::A && kind == Kind::Open {
                 assert!(!self.opened.contains(&token), "I14: a window opens once");
@@ -195,7 +198,7 @@ impl World {
         // Acknowledged without effect, refused without effect, refused although done.
         let (lost, refused) = (self.chance(8), self.chance(8));
         if !lost {
-            match (layer, &command) {
+            match (layer, command) {
                 (Layer::A, Command::Close) => (self.lease_until, self.window_until) = (0, 0),
                 (Layer::A, Command::Open { lease, .. }) => {
                     self.lease_until = self.now + LEASE_MS;
@@ -294,7 +297,7 @@ impl World {
         if self.gate.is_none() && self.now >= self.restart {
             self.start();
         }
-        if self.now % 500 == 0 {
+        if self.now.is_multiple_of(500) {
             if self.chance(1) {
                 self.observer_until = self.now;
             } else if self.observer_until < self.now && (!self.faults || self.chance(10)) {
@@ -347,10 +350,11 @@ impl World {
 
     fn judge(&mut self) {
         let Some(gate) = &self.gate else { return };
-        if self.path_open() && gate.phase.is_verified_closed() {
-            // A switch that repeats an old command opens a path that nobody can foresee; it must be found.
+        if self.port_up && gate.phase.is_verified_closed() {
+            // A switch that repeats an old command opens a port that nobody can foresee; it must be found
+            // within the 15 s of fresh evidence, and what its agent lags behind.
             self.open_while_called_closed += STEP;
-            assert!(self.open_while_called_closed <= 15_000, "an accidental path of more than 15 s");
+            assert!(self.open_while_called_closed <= 17_500, "an accidental opening called closed for long");
         } else {
             self.open_while_called_closed = 0;
         }
@@ -360,10 +364,14 @@ impl World {
     }
 }
 
-fn run(mut world: World) -> (u64, u64, usize) {
+fn disturb(world: &mut World) {
     for _ in 0..(300_000 / STEP) {
         world.step();
     }
+}
+
+fn run(mut world: World) -> (u64, u64, usize) {
+    disturb(&mut world);
     // The faults end: within a minute closed is proven, or it is latched and proven.
     world.faults = false;
     for _ in 0..(60_000 / STEP) {
@@ -399,17 +407,17 @@ fn the_simulation_sees_a_gate_that_does_without_its_observer() {
     for seed in 1..100 {
         let mut world = World::new(seed);
         world.policy.seen_ms = 60_000;
-        run(world);
+        disturb(&mut world);
     }
 }
 
 /// The judge must see a gate that trusts old evidence.
 #[test]
-#[should_panic(expected = "an accidental path of more than 15 s")]
+#[should_panic(expected = "an accidental opening called closed for long")]
 fn the_simulation_sees_a_gate_that_trusts_old_evidence() {
     for seed in 1..1000 {
         let mut world = World::new(seed);
         (world.policy.fresh_ms, world.policy.recheck_ms, world.blind) = (120_000, 90_000, true);
-        run(world);
+        disturb(&mut world);
     }
 }

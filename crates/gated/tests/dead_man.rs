@@ -19,7 +19,7 @@ fn rounds() -> usize {
 /// Kills or freezes gated at a drawn moment while bytes stream, and gives the seconds from then to the last
 /// byte, each followed by a restart that must seal. `spoil` runs right after the signal.
 fn last_bytes(rig: &Rig, signal: &str, rounds: usize, spoil: impl Fn(&Rig)) -> Vec<f64> {
-    println!("seed {SEED}");
+    rig::say(&format!("seed {SEED}"));
     let random = SeededRandom::new(SEED);
     let _observed = rig.observed(&[]);
     let mut spans = Vec::new();

@@ -1,5 +1,7 @@
 //! The observer's program on its own.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 use std::{
     net::TcpListener,
     process::{Command, Output},

@@ -57,7 +57,7 @@ impl Step<'_> {
                 };
                 self.command_closed();
             }
-            What::Tick => {}
+            What::Tick | What::Done(_, Kind::Open) => {}
             What::Seen(seen) => {
                 self.gate.take_seen(self.policy, seen, self.at);
                 if let (Some(window), Some(seen)) = (self.gate.window.as_mut(), self.gate.seen.as_ref()) {
@@ -74,17 +74,13 @@ impl Step<'_> {
                     self.gate.layers.insert(read.layer, read.clone());
                 }
             }
-            What::Done(layer, Kind::Close) => {
+            What::Done(layer, Kind::Close) | What::Failed(layer, Kind::Close, _) => {
                 self.gate.pending.remove(layer);
             }
             What::Done(_, Kind::Renew) => {
                 if let Some(window) = self.gate.window.as_mut() {
                     window.renewals += 1;
                 }
-            }
-            What::Done(_, Kind::Open) => {}
-            What::Failed(layer, Kind::Close, _) => {
-                self.gate.pending.remove(layer);
             }
             What::Failed(layer, kind, why) => self.failed(*layer, *kind, why),
             What::Logged(window, result) => {
@@ -327,9 +323,9 @@ impl Step<'_> {
     /// A latched gate goes on closing and looking.
     fn hold(&mut self, proven: bool) -> bool {
         if proven {
-            self.look(self.policy.recheck_ms)
+            self.look(self.policy.recheck_ms);
         } else {
-            self.insist()
+            self.insist();
         }
         proven
     }

@@ -23,15 +23,15 @@ use super::{PRIMARY, PULLER, Rig, now_ms, target, wait};
 
 /// How gated is configured.
 #[derive(Debug, Clone)]
-pub struct Setup {
-    pub switch: bool,
-    pub if_name: &'static str,
-    pub sys_name: &'static str,
-    pub foreign: Vec<&'static str>,
-    pub nft: String,
-    pub ttl: u32,
-    pub state: Option<PathBuf>,
-    pub allowed_uid: u32,
+pub(crate) struct Setup {
+    pub(crate) switch: bool,
+    pub(crate) if_name: &'static str,
+    pub(crate) sys_name: &'static str,
+    pub(crate) foreign: Vec<&'static str>,
+    pub(crate) nft: String,
+    pub(crate) ttl: u32,
+    pub(crate) state: Option<PathBuf>,
+    pub(crate) allowed_uid: u32,
 }
 
 impl Default for Setup {
@@ -51,16 +51,16 @@ impl Default for Setup {
 
 /// A running process in the vault's namespace.
 #[derive(Debug)]
-pub struct Process(pub Child);
+pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
-    pub fn signal(&self, name: &str) {
+    pub(crate) fn signal(&self, name: &str) {
         let done =
             Command::new("kill").args([&format!("-{name}"), &self.0.id().to_string()]).status().unwrap();
         assert!(done.success());
     }
 
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
@@ -74,7 +74,7 @@ impl Drop for Process {
 }
 
 impl Rig {
-    pub fn write_config(&self, setup: &Setup) -> PathBuf {
+    pub(crate) fn write_config(&self, setup: &Setup) -> PathBuf {
         let mut text = format!(
             "state_dir = \"{state}\"\nsocket = \"{socket}\"\nallowed_uids = [{uid}]\n\
              observer_socket = \"{observer}\"\nobserver_uids = [0]\nvault_keys = [\"{key}\"]\n\
@@ -111,12 +111,12 @@ impl Rig {
         file
     }
 
-    pub fn gated(&self, setup: &Setup) -> Process {
+    pub(crate) fn gated(&self, setup: &Setup) -> Process {
         let config = self.write_config(setup);
         self.process(env!("CARGO_BIN_EXE_kuramori-gated").into(), &config, "gated.log")
     }
 
-    pub fn observed(&self, never: &[&str]) -> Process {
+    pub(crate) fn observed(&self, never: &[&str]) -> Process {
         let config = self.path("observed.toml");
         let text = format!(
             "socket = \"{}\"\ntarget = \"{PRIMARY}\"\nnever = {never:?}\nnamespace = \"/run/netns/{}\"\n\
@@ -144,7 +144,7 @@ impl Rig {
         Process(child)
     }
 
-    pub fn ask(&self, request: &Request) -> Option<Reply> {
+    pub(crate) fn ask(&self, request: &Request) -> Option<Reply> {
         let mut stream = UnixStream::connect(self.path("gate.sock")).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
         let mut line = serde_json::to_vec(request).unwrap();
@@ -155,18 +155,18 @@ impl Rig {
         serde_json::from_str(&answer).ok()
     }
 
-    pub fn status(&self) -> Option<GateStatus> {
+    pub(crate) fn status(&self) -> Option<GateStatus> {
         match self.ask(&Request::Status {})? {
             Reply::Status(status) => Some(*status),
             _ => None,
         }
     }
 
-    pub fn state(&self) -> String {
+    pub(crate) fn state(&self) -> String {
         self.status().map_or("no answer".to_owned(), |status| status.gate.name().to_owned())
     }
 
-    pub fn wait_state(&self, name: &str, limit: u64) -> Duration {
+    pub(crate) fn wait_state(&self, name: &str, limit: u64) -> Duration {
         let start = now_ms();
         while now_ms() - start < limit * 1000 {
             if self.state() == name {
@@ -179,7 +179,7 @@ impl Rig {
         panic!("no `{name}` within {limit} s: {:#?}\n{log}\n{seen}", self.status());
     }
 
-    pub fn token(&self, seconds: u32) -> SignedToken {
+    pub(crate) fn token(&self, seconds: u32) -> SignedToken {
         let status = self.status().unwrap();
         let token = WindowToken {
             window: WindowId(status.last_window.0 + 1),
@@ -200,7 +200,7 @@ impl Rig {
     }
 
     /// Opens, and waits until it is open.
-    pub fn open(&self, seconds: u32) -> WindowId {
+    pub(crate) fn open(&self, seconds: u32) -> WindowId {
         let token = self.token(seconds);
         let window = token.token.window;
         match self.ask(&Request::Open { token: Box::new(token) }) {
@@ -211,25 +211,25 @@ impl Rig {
         window
     }
 
-    pub fn refused(&self, request: &Request) -> String {
+    pub(crate) fn refused(&self, request: &Request) -> String {
         match self.ask(request) {
             Some(Reply::Refused { code, .. }) => code,
             other => panic!("not refused: {other:#?}"),
         }
     }
 
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.ask(&Request::Close { reason: "test".into() }).unwrap();
     }
 
-    pub fn history(&self) -> Vec<WindowRecord> {
+    pub(crate) fn history(&self) -> Vec<WindowRecord> {
         match self.ask(&Request::History { limit: 50 }) {
             Some(Reply::History { windows }) => windows,
             other => panic!("no history: {other:?}"),
         }
     }
 
-    pub fn record(&self, window: WindowId) -> WindowRecord {
+    pub(crate) fn record(&self, window: WindowId) -> WindowRecord {
         let mut found = None;
         wait("the window's record", Duration::from_secs(15), || {
             found = self.history().into_iter().find(|record| record.window == window);
@@ -238,7 +238,7 @@ impl Rig {
         found.unwrap()
     }
 
-    pub fn release(&self, officers: usize) -> Request {
+    pub(crate) fn release(&self, officers: usize) -> Request {
         let status = self.status().unwrap();
         let (GateState::Lockdown { incident, .. } | GateState::FaultOpen { incident, .. }) = status.gate
         else {

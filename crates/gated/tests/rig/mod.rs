@@ -4,11 +4,14 @@
 //! `prd` 10.77.1.2 — gat0 10.77.9.1 ═ port1 [sw] port2 ═ v0 10.77.9.2 [vlt] 10.77.10.1 — 10.77.10.2 `pul`
 
 #![allow(dead_code, reason = "each test file uses its part of the rig")]
+#![allow(clippy::unwrap_used, reason = "a rig that cannot be built fails its test")]
+#![allow(clippy::print_stdout, reason = "seeds and figures of a test")]
 
-pub mod gate;
-pub mod traffic;
+pub(crate) mod gate;
+pub(crate) mod traffic;
 
 use std::{
+    fmt::Write as _,
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::AsFd,
     path::PathBuf,
@@ -23,46 +26,51 @@ use kuramori_model::{
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-pub const PRIMARY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 1, 2), 8443);
-pub const PULLER: Ipv4Addr = Ipv4Addr::new(10, 77, 10, 2);
-pub const VAULT: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 2);
+pub(crate) const PRIMARY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 77, 1, 2), 8443);
+pub(crate) const PULLER: Ipv4Addr = Ipv4Addr::new(10, 77, 10, 2);
+pub(crate) const VAULT: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 2);
 
 /// Runs a shell line and gives its output; panics with its words when it fails.
-pub fn sh(line: &str) -> String {
+pub(crate) fn sh(line: &str) -> String {
     let (ok, out) = attempt(line);
     assert!(ok, "`{line}` failed: {out}");
     out
 }
 
 /// Runs a shell line; whether it succeeded, and all that it said.
-pub fn attempt(line: &str) -> (bool, String) {
+pub(crate) fn attempt(line: &str) -> (bool, String) {
     let done = Command::new("sh").args(["-c", line]).stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr);
     (done.status.success(), text)
 }
 
 /// Waits on a condition; panics with `what` after the limit.
-pub fn wait(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {
+pub(crate) fn wait(what: &str, limit: Duration, mut done: impl FnMut() -> bool) -> Duration {
     let start = SystemClock.boot();
     loop {
         if done() {
-            return SystemClock.boot() - start;
+            return SystemClock.boot().saturating_sub(start);
         }
-        assert!(SystemClock.boot() - start < limit, "waited {limit:?} in vain: {what}");
+        assert!(SystemClock.boot().saturating_sub(start) < limit, "waited {limit:?} in vain: {what}");
         SystemClock.sleep(Duration::from_millis(20));
     }
 }
 
-pub fn now_ms() -> u64 {
+/// Prints into the test's output.
+pub(crate) fn say(text: &str) {
+    println!("{text}");
+}
+
+pub(crate) fn now_ms() -> u64 {
     u64::try_from(SystemClock.boot().as_millis()).unwrap()
 }
 
-pub fn long() -> bool {
+pub(crate) fn long() -> bool {
     std::env::var_os("KURAMORI_LONG").is_some()
 }
 
 /// Runs a closure in a network namespace, on a thread of its own.
-pub fn inside<T: Send + 'static>(
+pub(crate) fn inside<T: Send + 'static>(
     namespace: &str,
     act: impl FnOnce() -> T + Send + 'static,
 ) -> std::thread::JoinHandle<T> {
@@ -76,11 +84,11 @@ pub fn inside<T: Send + 'static>(
 
 /// The site. Everything that it made is gone when it is dropped.
 #[derive(Debug)]
-pub struct Rig {
-    pub prefix: String,
-    pub folder: tempfile::TempDir,
-    pub key: SigningKey,
-    pub officers: Vec<SigningKey>,
+pub(crate) struct Rig {
+    pub(crate) prefix: String,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) key: SigningKey,
+    pub(crate) officers: Vec<SigningKey>,
     snmpd: Option<Child>,
     children: Vec<u32>,
 }
@@ -88,7 +96,7 @@ pub struct Rig {
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Rig {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let prefix = format!("kt{}x{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let key = |seed: u8| SigningKey::from_seed(&[seed; 32]).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -140,19 +148,19 @@ impl Rig {
         rig
     }
 
-    pub fn ns(&self, role: &str) -> String {
+    pub(crate) fn ns(&self, role: &str) -> String {
         format!("{}-{role}", self.prefix)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    pub fn exec(&self, role: &str, line: &str) -> (bool, String) {
+    pub(crate) fn exec(&self, role: &str, line: &str) -> (bool, String) {
         attempt(&format!("ip netns exec {} {line}", self.ns(role)))
     }
 
-    pub fn nft(&self, role: &str, rules: &str) {
+    pub(crate) fn nft(&self, role: &str, rules: &str) {
         let file = self.path(&format!("{role}.nft"));
         fs_err::write(&file, rules).unwrap();
         sh(&format!("ip netns exec {} nft -f {}", self.ns(role), file.display()));
@@ -165,7 +173,7 @@ impl Rig {
     }
 
     /// Both ends know each other without ARP.
-    pub fn neighbours(&self) {
+    pub(crate) fn neighbours(&self) {
         let (prd, vlt) = (self.ns("prd"), self.ns("vlt"));
         let (v0, gat0) = (self.mac("vlt", "v0"), self.mac("prd", "gat0"));
         sh(&format!("ip -n {prd} neigh replace {VAULT} lladdr {v0} dev gat0 nud permanent"));
@@ -173,18 +181,18 @@ impl Rig {
     }
 
     /// A child that is ended with the rig, if it lives that long.
-    pub fn adopt(&mut self, pid: u32) {
+    pub(crate) fn adopt(&mut self, pid: u32) {
         self.children.push(pid);
     }
 
-    pub fn index(&self, role: &str, interface: &str) -> String {
+    pub(crate) fn index(&self, role: &str, interface: &str) -> String {
         let (ok, text) = self.exec(role, &format!("cat /sys/class/net/{interface}/ifindex"));
         assert!(ok, "{text}");
         text.trim().to_owned()
     }
 
     /// Starts net-snmp's agent in the switch; user `gate` may set `port2` only, user `site` may only read.
-    pub fn start_snmpd(&mut self) {
+    pub(crate) fn start_snmpd(&mut self) {
         let index = self.index("sw", "port2");
         let mut text = String::from(
             "agentaddress udp:161\nsysName sw-test\ncreateUser gate SHA-256 \"gate-auth-pass\" AES \"gate-priv-pass\"\n\
@@ -192,7 +200,6 @@ impl Rig {
              group gg usm gate\ngroup sg usm site\naccess gg \"\" usm priv exact gr gw none\n\
              access sg \"\" usm priv exact gr none none\nview gr included .1.3.6.1.2.1.1.5\n",
         );
-        use std::fmt::Write;
         for column in ["2.2.1.7", "2.2.1.8", "31.1.1.1.1", "31.1.1.1.18", "31.1.1.1.6", "31.1.1.1.10"] {
             writeln!(text, "view gr included .1.3.6.1.2.1.{column}.{index}").unwrap();
         }
@@ -221,19 +228,19 @@ impl Rig {
         wait("snmpd answers", Duration::from_secs(20), || self.exec("sw", get).0);
     }
 
-    pub fn stop_snmpd(&mut self) {
+    pub(crate) fn stop_snmpd(&mut self) {
         if let Some(mut child) = self.snmpd.take() {
             let _ = child.kill();
             let _ = child.wait();
         }
     }
 
-    pub fn vault_key(&self) -> VerifyingKey {
+    pub(crate) fn vault_key(&self) -> VerifyingKey {
         self.key.public()
     }
 
     /// Writes the figures of a test beside the build, for the evidence.
-    pub fn evidence(name: &str, text: &str) {
+    pub(crate) fn evidence(name: &str, text: &str) {
         let folder = target().join("evidence");
         fs_err::create_dir_all(&folder).unwrap();
         fs_err::write(folder.join(format!("{name}.json")), text).unwrap();
@@ -242,12 +249,12 @@ impl Rig {
 }
 
 /// The build's own folder.
-pub fn target() -> PathBuf {
+pub(crate) fn target() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_kuramori-gated")).parent().unwrap().parent().unwrap().to_owned()
 }
 
 /// n, min, median, p95 and max of some seconds, as JSON.
-pub fn figures(what: &str, seed: u64, mut values: Vec<f64>) -> String {
+pub(crate) fn figures(what: &str, seed: u64, mut values: Vec<f64>) -> String {
     values.sort_by(f64::total_cmp);
     let at = |share: f64| {
         #[expect(

@@ -18,26 +18,26 @@ use super::{PRIMARY, Rig, inside, now_ms};
 
 /// A stream from the primary as the puller receives it.
 #[derive(Debug, Clone)]
-pub struct Stream {
-    pub bytes: Arc<AtomicU64>,
+pub(crate) struct Stream {
+    pub(crate) bytes: Arc<AtomicU64>,
     /// Boot time in milliseconds of the last byte.
-    pub last: Arc<AtomicU64>,
-    pub ended: Arc<AtomicBool>,
+    pub(crate) last: Arc<AtomicU64>,
+    pub(crate) ended: Arc<AtomicBool>,
 }
 
 impl Stream {
-    pub fn last(&self) -> u64 {
+    pub(crate) fn last(&self) -> u64 {
         self.last.load(Ordering::SeqCst)
     }
 
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::SeqCst)
     }
 }
 
 impl Rig {
     /// The primary: to everyone who connects it sends without end.
-    pub fn serve_primary(&self) {
+    pub(crate) fn serve_primary(&self) {
         let listener = inside(&self.ns("prd"), || TcpListener::bind(PRIMARY).unwrap()).join().unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -53,12 +53,12 @@ impl Rig {
     }
 
     /// The puller: connects and reads for ever; a pause does not end it.
-    pub fn pull(&self) -> Stream {
+    pub(crate) fn pull(&self) -> Stream {
         let stream = Stream { bytes: Arc::default(), last: Arc::default(), ended: Arc::default() };
         let out = stream.clone();
         inside(&self.ns("pul"), move || {
             if let Ok(mut tcp) = TcpStream::connect_timeout(&PRIMARY.into(), Duration::from_secs(5)) {
-                let mut buffer = [0; 65536];
+                let mut buffer = vec![0; 65536];
                 while let Ok(n @ 1..) = tcp.read(&mut buffer) {
                     out.last.store(now_ms(), Ordering::SeqCst);
                     out.bytes.fetch_add(n as u64, Ordering::SeqCst);
@@ -70,7 +70,7 @@ impl Rig {
     }
 
     /// In the vault's namespace, every TCP and UDP port answers. Needs the table `inet witness`.
-    pub fn witness(&self) {
+    pub(crate) fn witness(&self) {
         self.nft(
             "vlt",
             "table inet witness {\n chain pre {\n  type nat hook prerouting priority -100;\n  \
@@ -91,7 +91,7 @@ impl Rig {
     }
 
     /// TCP targets that answer a probe begun in `role`.
-    pub fn scan_tcp(&self, role: &str, targets: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
+    pub(crate) fn scan_tcp(&self, role: &str, targets: &[SocketAddrV4]) -> Vec<SocketAddrV4> {
         let from = From { namespace: Some(format!("/run/netns/{}", self.ns(role)).into()), source: None };
         let mut open = Vec::new();
         // Fewer at once than the witness's backlog holds.
@@ -109,7 +109,7 @@ impl Rig {
     }
 
     /// UDP ports that send something back to production.
-    pub fn scan_udp(&self, targets: &[SocketAddrV4]) -> usize {
+    pub(crate) fn scan_udp(&self, targets: &[SocketAddrV4]) -> usize {
         let targets = targets.to_vec();
         inside(&self.ns("prd"), move || {
             let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -132,7 +132,7 @@ impl Rig {
     }
 
     /// From now on what production sends from port 18443 leaves as if it came from the primary's service.
-    pub fn spoof(&self) {
+    pub(crate) fn spoof(&self) {
         self.nft(
             "prd",
             "table inet spoof {\n chain post {\n  type nat hook postrouting priority 100;\n  \
@@ -141,7 +141,7 @@ impl Rig {
     }
 
     /// Whether production reaches `target` by TCP from this source port.
-    pub fn reaches_from(&self, source_port: u16, target: SocketAddrV4) -> bool {
+    pub(crate) fn reaches_from(&self, source_port: u16, target: SocketAddrV4) -> bool {
         let line = format!(
             "python3 -c \"import socket\ns=socket.socket();s.setsockopt(1,2,1);s.bind(('10.77.1.2',{source_port}));\
              s.settimeout(0.7)\ntry: s.connect(('{}',{}))\nexcept ConnectionRefusedError: pass\"",
