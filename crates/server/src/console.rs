@@ -24,7 +24,7 @@ use kuramori_model::finding::Finding;
 
 use crate::{
     config::Language,
-    facts::Status,
+    facts::{Status, System},
     lang::{self, Catalogue},
     page,
 };
@@ -35,7 +35,7 @@ pub trait Facts: std::fmt::Debug + Send + Sync + 'static {
     fn status(&self) -> Pin<Box<dyn Future<Output = Result<Status, String>> + Send + '_>>;
 
     /// A finding's sentence and next action in the language.
-    fn word(&self, finding: &Finding, catalogue: &Catalogue) -> (String, String);
+    fn word(&self, finding: &Finding, systems: &[System], catalogue: &Catalogue) -> (String, String);
 }
 
 #[derive(Debug, Clone)]
@@ -88,7 +88,7 @@ async fn screen(State(console): State<Console>, Query(asked): Query<Asked>, head
         Ok(facts) => facts,
         Err(error) => return broken(&error),
     };
-    let word = |finding: &Finding, catalogue: &Catalogue| console.facts.word(finding, catalogue);
+    let word = |finding: &Finding, catalogue: &Catalogue| console.facts.word(finding, &facts.systems, catalogue);
     let mut response = match page::render(&facts, catalogue, &console.zone, &word) {
         Ok(html) => Html(html).into_response(),
         Err(error) => return broken(&error.to_string()),

@@ -40,14 +40,10 @@ impl App {
     /// Exports the catalog into `_control`.
     pub async fn export_control(&self) -> Result<FileId> {
         let _one = self.control.lock().await;
-        let password = match self.password(CONTROL_REPOSITORY).await {
-            Ok(password) => password,
-            Err(ServerError::Catalog(kuramori_catalog::CatalogError::NoSuch { .. })) => {
-                self.create_repository(CONTROL_REPOSITORY, false).await?;
-                self.password(CONTROL_REPOSITORY).await?
-            }
-            Err(other) => return Err(other),
-        };
+        if !self.repository_folder(CONTROL_REPOSITORY).join("config").exists() {
+            self.create_repository(CONTROL_REPOSITORY, false).await?;
+        }
+        let password = self.password(CONTROL_REPOSITORY).await?;
         let mut files = self.wraps().await?;
         let read = |path: &str| fs_err::read(self.config.data.join(path)).map_err(ServerError::file("read a key"));
         files.push((IDENTITY.to_owned(), read("keys/server.age.recovery")?));

@@ -27,6 +27,12 @@ pub enum ServerError {
     /// A departmental system's source.
     #[error(transparent)]
     Source(#[from] kuramori_source::Error),
+    /// A wrapped secret or an identity.
+    #[error(transparent)]
+    Escrow(#[from] kuramori_escrow::EscrowError),
+    /// A notice.
+    #[error(transparent)]
+    Notify(#[from] kuramori_notify::NotifyError),
     /// A file of the server's own.
     #[error("cannot {action}")]
     File {
@@ -45,21 +51,11 @@ pub enum ServerError {
     /// Another process listens on the admin socket.
     #[error("another server listens on `{}`", .0.display())]
     SocketTaken(PathBuf),
-    /// A sealed secret that our key does not open.
-    #[error("the sealed secret `{name}` cannot be opened: {why}")]
+    /// A secret that is not what it has to be.
+    #[error("the secret `{name}` is not text")]
     Sealed {
         /// Its name in the catalog, or its file.
         name: String,
-        /// What the cipher said.
-        why: String,
-    },
-    /// An identity or recipient that is not one.
-    #[error("`{what}` is not an age {kind}")]
-    Identity {
-        /// As given; a recipient, never a secret.
-        what: String,
-        /// `identity` or `recipient`.
-        kind: &'static str,
     },
     /// A register entry that cannot be taken.
     #[error("{place}: {why}")]
@@ -84,9 +80,6 @@ pub enum ServerError {
     /// A report that does not verify.
     #[error("the vault's report cannot be used: {0}")]
     Report(String),
-    /// A mail that did not go.
-    #[error("the notice could not be sent: {0}")]
-    Notice(String),
     /// Our own mistake.
     #[error("internal error: {0}")]
     Bug(String),
@@ -105,6 +98,8 @@ impl ServerError {
             Self::Repository(error) => error,
             Self::Serve(error) => error,
             Self::Source(error) => error,
+            Self::Escrow(error) => error,
+            Self::Notify(error) => error,
             _ => return None,
         })
     }
@@ -121,13 +116,11 @@ impl Fault for ServerError {
             Self::NotInitialised(_) => "server.not-initialised",
             Self::SocketTaken(_) => "server.socket-taken",
             Self::Sealed { .. } => "server.sealed",
-            Self::Identity { .. } => "server.identity",
             Self::Entry { .. } => "server.entry",
             Self::HoursEnded { .. } => "server.hours-ended",
             Self::Stopping => "server.stopping",
             Self::Cancelled => "server.cancelled",
             Self::Report(_) => "server.report",
-            Self::Notice(_) => "server.notice",
             _ => "server.bug",
         }
     }
@@ -137,7 +130,7 @@ impl Fault for ServerError {
             return inner.kind();
         }
         match self {
-            Self::Cancelled | Self::Stopping | Self::HoursEnded { .. } | Self::Notice(_) => Kind::Retry,
+            Self::Cancelled | Self::Stopping | Self::HoursEnded { .. } => Kind::Retry,
             Self::Exists(_) => Kind::Refused,
             Self::Sealed { .. } | Self::Report(_) => Kind::Damaged,
             Self::Bug(_) => Kind::Bug,
@@ -153,10 +146,6 @@ impl Fault for ServerError {
             Self::Exists(_) => "nothing was changed; keys are never written over".to_owned(),
             Self::NotInitialised(_) => "run `kuramori server init` first, or `kuramori server rebuild`".to_owned(),
             Self::SocketTaken(_) => "stop the other server, or give this one `admin.socket` of its own".to_owned(),
-            Self::Sealed { .. } => {
-                "it was sealed to another key; bring `keys/server.age` back with the hospital's recovery identity"
-                    .to_owned()
-            }
             Self::HoursEnded { .. } => "widen its windows, or start it earlier".to_owned(),
             _ => return None,
         })

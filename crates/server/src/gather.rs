@@ -111,7 +111,7 @@ impl App {
         let owed = self.catalog.all_owed().await?;
         let failing: Vec<_> = owed.iter().filter(|notice| notice.last_error.is_some()).collect();
         Ok(Notices {
-            mail: self.config.mail.is_some(),
+            mail: self.config.notices.is_some(),
             failing: failing.len() as u64,
             last_error: failing.last().and_then(|notice| notice.last_error.clone()),
             last_heartbeat: self.catalog.setting(crate::post::HEARTBEAT_SENT).await?,
@@ -194,7 +194,7 @@ impl Facts for App {
         Box::pin(async { Self::status(self).await.map_err(|error| chain(&error)) })
     }
 
-    fn word(&self, finding: &Finding, catalogue: &Catalogue) -> (String, String) {
-        words::finding(finding, catalogue, &self.config.zone)
+    fn word(&self, finding: &Finding, systems: &[System], catalogue: &Catalogue) -> (String, String) {
+        words::finding(finding, systems, catalogue, &self.config.zone)
     }
 }

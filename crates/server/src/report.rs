@@ -2,64 +2,67 @@
 //! enrolment, and only if newer than the last one.
 
 use jiff::Timestamp;
-use kuramori_catalog::{VaultPoint, VaultReport, Verdict, Window};
-use kuramori_model::{
-    gate::WindowRecord,
-    ids::{Sequence, SystemId},
-};
+use kuramori_catalog::{Place, VaultPoint, VaultReport, Verdict, Window};
+use kuramori_model::ids::{Sequence, SystemId, WindowId};
 use kuramori_serve::FileName;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{App, ServerError, error::Result, logins::REPORTS};
 
-/// A report on the wire: the body's exact bytes as text, and the signature over them.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Envelope {
-    /// The body as JSON text.
-    pub body: String,
-    /// Ed25519 over the body's bytes, hexadecimal.
-    pub signature: String,
+/// A report is never larger; more is refused unread.
+const MOST: u64 = 1 << 20;
+
+/// A report on the wire: the vault's signature covers the bytes of `report` exactly as they stand.
+#[derive(Debug, Deserialize)]
+struct Signed {
+    report: Box<RawValue>,
+    signature: String,
 }
 
-/// What the vault says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Body {
-    /// The vault's name.
-    pub vault: String,
-    /// Grows with each report.
-    pub number: u64,
-    /// By the vault's clock.
-    pub made: Timestamp,
-    /// Restore points that are proven there.
+/// What we use of what the vault says; it may say more.
+#[derive(Debug, Clone, Deserialize)]
+struct Body {
+    vault: String,
+    at: Timestamp,
+    /// The vault's accumulated running time: grows with each report, whatever its wall clock does.
+    accumulated_s: u64,
     #[serde(default)]
-    pub points: Vec<ReportedPoint>,
-    /// Windows since the last report.
+    windows: Vec<ReportedWindow>,
     #[serde(default)]
-    pub windows: Vec<WindowRecord>,
+    repositories: Vec<ReportedRepository>,
 }
 
-/// A restore point at the vault.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ReportedPoint {
-    /// The repository's name.
-    pub repository: String,
-    /// The snapshot's id.
-    pub snapshot: String,
-    /// The vault's number.
-    pub sequence: Sequence,
-    /// The vault's time.
-    pub received: Timestamp,
-    /// Whole in verified packs.
-    pub complete: bool,
-    /// Inspection's word.
+#[derive(Debug, Clone, Deserialize)]
+struct ReportedRepository {
+    name: String,
+    #[serde(default)]
+    newest: Vec<ReportedPoint>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ReportedPoint {
+    snapshot: String,
+    sequence: Sequence,
+    received: Timestamp,
+    state: String,
+    /// The writer itself says that items are missing.
+    #[serde(default)]
+    partial: bool,
     #[serde(default = "unknown")]
-    pub verdict: Verdict,
-    /// Bytes that it restores to.
+    verdict: Verdict,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ReportedWindow {
+    window: WindowId,
+    purpose: String,
+    opened: Timestamp,
+    seconds: Option<f64>,
+    bytes: u64,
+    verified: Option<bool>,
     #[serde(default)]
-    pub bytes: u64,
-    /// Files that it restores to.
-    #[serde(default)]
-    pub files: u64,
+    record: serde_json::Value,
 }
 
 const fn unknown() -> Verdict {
@@ -67,30 +70,32 @@ const fn unknown() -> Verdict {
 }
 
 /// Checks and opens a report.
-///
-/// # Errors
-/// [`ServerError::Report`] if the signature is not of this key or the body is none.
-pub fn open(bytes: &[u8], key: &str) -> Result<Body> {
-    let bad = |why: String| ServerError::Report(why);
-    let key: kuramori_audit::Verifier = key.parse().map_err(|_| bad("the pinned key cannot be read".to_owned()))?;
-    let envelope: Envelope = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
-    let signature = hex::decode(&envelope.signature).map_err(|error| bad(error.to_string()))?;
-    if !key.verifies(envelope.body.as_bytes(), &signature) {
-        return Err(bad("its signature is not of the vault's key".to_owned()));
+fn open(bytes: &[u8], key: &str) -> Result<(Body, serde_json::Value)> {
+    let bad = |why: &str| ServerError::Report(why.to_owned());
+    let key: kuramori_audit::Verifier = key.parse().map_err(|_| bad("the pinned key cannot be read"))?;
+    let signed: Signed = serde_json::from_slice(bytes).map_err(|error| bad(&error.to_string()))?;
+    let signature = hex::decode(&signed.signature).map_err(|error| bad(&error.to_string()))?;
+    if !key.verifies(signed.report.get().as_bytes(), &signature) {
+        return Err(bad("its signature is not of the vault's key"));
     }
-    serde_json::from_str(&envelope.body).map_err(|error| bad(error.to_string()))
+    let parse = |error: serde_json::Error| bad(&error.to_string());
+    Ok((serde_json::from_str(signed.report.get()).map_err(parse)?, serde_json::from_str(signed.report.get()).map_err(parse)?))
 }
 
 /// Reads a report that has just arrived.
 pub(crate) async fn read(app: &App, name: FileName) -> Result<()> {
     let path = app.repository_folder(REPORTS).join("snapshots").join(name.to_string());
+    let size = fs_err::metadata(&path).map_err(ServerError::file("read a report"))?.len();
+    if size > MOST {
+        return Err(ServerError::Report(format!("it has {size} bytes")));
+    }
     let bytes = fs_err::read(path).map_err(ServerError::file("read a report"))?;
     let vaults = app.vaults().await?;
     let mut why = ServerError::Report("no vault is enrolled".to_owned());
     for vault in vaults {
         match open(&bytes, &vault.report_key) {
-            Ok(body) if body.vault == vault.name => return take(app, &body).await,
-            Ok(body) => why = ServerError::Report(format!("`{}` signed a report of `{}`", vault.name, body.vault)),
+            Ok((body, whole)) if body.vault == vault.name => return take(app, &body, whole).await,
+            Ok((body, _)) => why = ServerError::Report(format!("`{}` signed a report of `{}`", vault.name, body.vault)),
             Err(error) => why = error,
         }
     }
@@ -115,69 +120,84 @@ pub(crate) async fn catch_up(app: &App) -> Result<()> {
     Ok(())
 }
 
-async fn take(app: &App, body: &Body) -> Result<()> {
+async fn take(app: &App, body: &Body, whole: serde_json::Value) -> Result<()> {
     let last = app.catalog.newest_report(&body.vault).await?;
     let report = VaultReport {
         vault: body.vault.clone(),
-        number: body.number,
-        made: body.made,
+        number: body.accumulated_s,
+        made: body.at,
         received: app.clock.now(),
         verified: true,
-        body: serde_json::to_value(body).map_err(|error| ServerError::Bug(error.to_string()))?,
+        body: whole,
     };
     let new = app.catalog.record_report(&report).await?;
-    if !new || last.is_some_and(|last| last.number > body.number) {
+    // An old report that somebody kept back changes nothing.
+    if !new || last.is_some_and(|last| last.number > report.number) {
         return Ok(());
     }
-    for point in &body.points {
-        let Ok(system) = SystemId::new(&point.repository) else { continue };
-        let known = app.catalog.system(&system).await.is_ok();
-        if !known {
-            tracing::warn!(repository = point.repository, "the vault holds a repository that is not registered");
+    for repository in &body.repositories {
+        let Ok(system) = SystemId::new(&repository.name) else { continue };
+        if app.catalog.system(&system).await.is_err() {
             continue;
         }
-        app.catalog
-            .record_vault_point(&VaultPoint {
-                system,
-                snapshot: point.snapshot.clone(),
-                sequence: point.sequence,
-                received: point.received,
-                complete: point.complete,
-                verdict: point.verdict,
-                bytes: point.bytes,
-                files: point.files,
-                drilled: None,
-            })
-            .await?;
+        let ours = app.catalog.points(&system, Place::Primary).await?;
+        for point in &repository.newest {
+            let facts = ours.iter().find(|other| other.snapshot == point.snapshot);
+            app.catalog
+                .record_vault_point(&VaultPoint {
+                    system: system.clone(),
+                    snapshot: point.snapshot.clone(),
+                    sequence: point.sequence,
+                    received: point.received,
+                    complete: point.state == "complete" && !point.partial,
+                    verdict: point.verdict,
+                    bytes: facts.map_or(0, |facts| facts.bytes),
+                    files: facts.map_or(0, |facts| facts.files),
+                    drilled: None,
+                })
+                .await?;
+        }
     }
     for window in &body.windows {
-        app.catalog.record_window(&self::window(&body.vault, window)?).await?;
+        app.catalog.record_window(&self::window(&body.vault, window)).await?;
     }
-    let data = serde_json::json!({ "vault": body.vault, "number": body.number });
+    let data = serde_json::json!({ "vault": body.vault, "number": report.number });
     app.catalog.add_event("vault", "report.received", None, &data).await?;
     app.work.notify_one();
     Ok(())
 }
 
-fn window(vault: &str, record: &WindowRecord) -> Result<Window> {
+fn window(vault: &str, row: &ReportedWindow) -> Window {
     let time = |seconds: f64| std::time::Duration::try_from_secs_f64(seconds).ok();
-    let wrong = |error: serde_json::Error| ServerError::Bug(error.to_string());
-    let word = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    let reason = serde_json::to_value(&record.close_reason).map_err(wrong)?;
-    let asked = reason.get("because").and_then(serde_json::Value::as_str).unwrap_or_default();
-    Ok(Window {
-        vault: vault.to_owned(),
-        id: record.window,
-        purpose: word(serde_json::to_value(&record.purpose).map_err(wrong)?),
-        opened: record.opened,
-        closed: Some(record.closed),
-        commanded: time(record.exposure.commanded_s),
-        actuator: time(record.exposure.actuator_s),
-        probe: record.exposure.probe_s.and_then(time),
-        bytes: record.bytes_in.saturating_add(record.bytes_out),
-        closed_verified: Some(record.closed_verified),
+    // The gate's own record holds the three figures and why it closed; a seeding by disk has none.
+    let gate = find(&row.record, "commanded_s");
+    let figure = |name: &str| gate.and_then(|gate| gate.get(name)).and_then(serde_json::Value::as_f64).and_then(time);
+    let closed = gate.and_then(|gate| gate.get("closed")?.as_str()?.parse().ok());
+    let because = gate
+        .and_then(|gate| gate.get("close_reason")?.get("because")?.as_str())
         // An ordinary end needs no remark.
-        outcome: if asked == "asked" { String::new() } else { asked.to_owned() },
-        detail: serde_json::to_value(record).map_err(wrong)?,
-    })
+        .filter(|because| *because != "asked");
+    Window {
+        vault: vault.to_owned(),
+        id: row.window,
+        purpose: row.purpose.clone(),
+        opened: row.opened,
+        closed,
+        commanded: figure("commanded_s").or_else(|| row.seconds.and_then(time)),
+        actuator: figure("actuator_s"),
+        probe: figure("probe_s"),
+        bytes: row.bytes,
+        closed_verified: row.verified,
+        outcome: because.unwrap_or_default().to_owned(),
+        detail: row.record.clone(),
+    }
+}
+
+/// The object that holds this key, at most two levels down.
+fn find<'a>(value: &'a serde_json::Value, key: &str) -> Option<&'a serde_json::Value> {
+    let holds = |value: &serde_json::Value| value.get(key).is_some();
+    if holds(value) {
+        return Some(value);
+    }
+    value.as_object()?.values().find(|below| holds(below))
 }

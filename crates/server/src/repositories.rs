@@ -86,8 +86,8 @@ impl App {
 pub(crate) async fn open_password(catalog: &Catalog, name: &str, identity: &str) -> Result<String> {
     let secret = secret_name(name);
     let sealed = catalog.secret(&secret).await?;
-    let plain = seal::unwrap(&secret, &sealed, identity)?;
-    String::from_utf8(plain).map_err(|_| ServerError::Sealed { name: secret, why: "not text".to_owned() })
+    let plain = seal::unwrap(&sealed, identity)?;
+    String::from_utf8(plain).map_err(|_| ServerError::Sealed { name: secret })
 }
 
 /// Who works on repositories here.

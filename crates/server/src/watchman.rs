@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use kuramori_catalog::{Alarm, Place, Registered, RunFilter, RunState};
+use kuramori_catalog::{Place, Registered, RunFilter, RunState};
 use kuramori_judge::{
     calendar::Calendar,
     night::{self, AtVault, Broken, Subject, Working},
@@ -14,6 +14,7 @@ use kuramori_model::{
     fault::chain,
     finding::{Finding, Severity},
 };
+use kuramori_notify::{Notice, Occasion};
 
 use crate::{App, error::Result, facts::Seen, post};
 
@@ -41,26 +42,22 @@ pub(crate) async fn turn(app: &App) -> Result<()> {
     }
     findings.extend(platform(app, now).await?);
     findings.extend(gate(app, now));
+    findings.extend(post::speechless(app, now).await?);
     let changes = app.catalog.reconcile("judge", &findings).await?;
-    for alarm in changes.opened.iter().chain(&changes.raised) {
-        tracing::warn!(code = alarm.finding.code, system = ?alarm.finding.system, "alarm");
-        owe(app, alarm, post::Kind::Opened, now).await?;
+    let mut notices = Vec::new();
+    for (alarms, occasion) in [
+        (&changes.opened, Occasion::Opened),
+        (&changes.raised, Occasion::Raised),
+        (&changes.closed, Occasion::Recovered),
+    ] {
+        for alarm in alarms {
+            tracing::warn!(code = alarm.finding.code, system = ?alarm.finding.system, ?occasion, "alarm");
+            notices.push(Notice::of_alarm(alarm.id, occasion, now, post::item(app, alarm).await));
+        }
     }
-    for alarm in &changes.closed {
-        owe(app, alarm, post::Kind::Closed, now).await?;
-    }
+    post::owe(app, &notices).await?;
     app.catalog.beat("judge", &serde_json::json!({ "findings": findings.len() })).await?;
     app.post.notify_one();
-    Ok(())
-}
-
-async fn owe(app: &App, alarm: &Alarm, kind: post::Kind, now: Timestamp) -> Result<()> {
-    if app.config.mail.is_none() || alarm.finding.severity == Severity::Info {
-        return Ok(());
-    }
-    let notice = post::Notice { kind, alarm: Some(alarm.id), finding: Some(alarm.finding.clone()), at: now };
-    let dedup = format!("{}/{}/{}", kind.as_str(), alarm.id, alarm.finding.severity.as_str());
-    app.catalog.owe(post::TARGET, &dedup, &notice, now).await?;
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use kuramori_model::finding::Finding;
 use kuramori_server::{
     config::Language,
     console::{self, Facts},
-    facts::Status,
+    facts::{Status, System},
     lang::Catalogue,
 };
 use support::Fixed;
@@ -34,8 +34,8 @@ impl Facts for Turning {
         Box::pin(async move { Ok(if first { support::good() } else { support::bad() }) })
     }
 
-    fn word(&self, finding: &Finding, catalogue: &Catalogue) -> (String, String) {
-        Fixed(None).word(finding, catalogue)
+    fn word(&self, finding: &Finding, systems: &[System], catalogue: &Catalogue) -> (String, String) {
+        Fixed(None).word(finding, systems, catalogue)
     }
 }
 

@@ -24,8 +24,13 @@ tick = "1s"
 [judge]
 every = "2s"
 
-[mail]
-server = "10.77.5.2:25"
+[notify]
+heartbeat = "07:00"
+[[notify.target]]
+name = "it"
+[notify.target.smtp]
+host = "10.77.5.2"
+port = 25
 from = "kuramori@hospital.example"
 to = ["it@hospital.example"]
 
@@ -49,7 +54,7 @@ fn a_whole_file_is_read() {
     let config = Config::from_text("server.toml", WHOLE).unwrap();
     assert_eq!(config.language, Language::Ja);
     assert_eq!(config.zone.iana_name(), Some("Asia/Tokyo"));
-    assert_eq!(config.mail.as_ref().unwrap().port, 25);
+    assert_eq!(config.notices.as_ref().unwrap().notify.targets[0].smtp.port, Some(25));
     assert_eq!(config.gate.unwrap().snmp.unwrap().interface, "port2");
     assert_eq!(config.repositories.to_str(), Some("/var/lib/kuramori/repositories"));
 }
@@ -88,7 +93,7 @@ fn a_wrong_unit_names_its_line() {
 fn what_is_missing_or_a_password_in_the_open_is_refused() {
     assert_eq!(fails("").code(), "config.missing-key");
     assert!(fails("").to_string().contains("store.data"));
-    let error = fails("[store]\ndata = \"/x\"\n[mail]\npassword = \"secret\"\n");
+    let error = fails("[store]\ndata = \"/x\"\n[notify]\n[[notify.target]]\nname = \"a\"\n[notify.target.smtp]\nhost = \"x\"\nfrom = \"a@b\"\nto = []\n[notify.target.smtp.login]\nuser = \"u\"\npassword = \"secret\"\n");
     assert_eq!(error.hint().unwrap(), "did you mean `password_file`?");
     assert!(fails("time_zone = \"Asia/Tokio\"\n[store]\ndata=\"/x\"").to_string().contains("Asia/Tokio"));
 }

@@ -144,8 +144,8 @@ pub(super) async fn export(State(app): State<App>) -> Answer<serde_json::Value> 
 
 pub(super) async fn test_notice(State(app): State<App>) -> Answer<serde_json::Value> {
     let now = app.clock.now();
-    let notice = post::Notice { kind: post::Kind::Test, alarm: None, finding: None, at: now };
-    app.catalog.owe(post::TARGET, &format!("test/{now}"), &notice, now).await?;
+    let number = u64::try_from(now.as_microsecond()).unwrap_or(0);
+    post::owe(&app, &[kuramori_notify::Notice::test(number, now, "admin")]).await?;
     app.post.notify_one();
     Ok(Json(serde_json::json!({ "owed": true })))
 }

@@ -1,6 +1,6 @@
 //! What can be wrong with a configuration, said so that the line can be put right without a manual.
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
 use kuramori_model::fault::{Fault, Kind};
 
@@ -56,17 +56,6 @@ pub enum ConfigError {
         /// Which key, as `table.key`.
         key: &'static str,
     },
-    /// A file with a secret that cannot be read.
-    #[error("the secret of `{key}` cannot be read from {}", .path.display())]
-    Secret {
-        /// Which key points to it.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 impl Fault for ConfigError {
@@ -76,7 +65,6 @@ impl Fault for ConfigError {
             Self::UnknownKey { .. } => "config.unknown-key",
             Self::Value { .. } => "config.bad-value",
             Self::Missing { .. } => "config.missing-key",
-            Self::Secret { .. } => "config.secret-unreadable",
         }
     }
 
@@ -89,9 +77,6 @@ impl Fault for ConfigError {
             Self::UnknownKey { suggestion: Some(suggestion), .. } => Some(format!("did you mean `{suggestion}`?")),
             Self::UnknownKey { known, .. } if !known.is_empty() => Some(format!("known here: {}", known.join(", "))),
             Self::Missing { key } => Some(format!("add `{key}` to the file, or start with `--set {key}=…`")),
-            Self::Secret { .. } => {
-                Some("the file holds the secret alone on its first line and is readable by the server only".to_owned())
-            }
             _ => None,
         }
     }

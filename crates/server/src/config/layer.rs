@@ -33,7 +33,7 @@ pub(crate) struct Layer {
     pub(crate) judge: Judge,
     #[serde(default)]
     pub(crate) retention: Retention,
-    pub(crate) mail: Option<Mail>,
+    pub(crate) notify: Option<Notices>,
     pub(crate) gate: Option<Gate>,
     #[serde(default)]
     pub(crate) vault: Vault,
@@ -89,14 +89,14 @@ pub(crate) struct Retention {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Mail {
-    pub(crate) server: Option<String>,
-    pub(crate) security: Option<super::MailSecurity>,
-    pub(crate) from: Option<String>,
-    pub(crate) to: Option<Vec<String>>,
-    pub(crate) user: Option<String>,
-    pub(crate) password_file: Option<PathBuf>,
+pub(crate) struct Notices {
     pub(crate) heartbeat: Option<String>,
+    pub(crate) console: Option<String>,
+    pub(crate) digest_over: Option<usize>,
+    #[serde(default)]
+    pub(crate) target: Vec<kuramori_notify::Target>,
+    #[serde(default)]
+    pub(crate) matcher: Vec<kuramori_notify::Matcher>,
 }
 
 #[derive(Debug, Deserialize)]

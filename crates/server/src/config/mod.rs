@@ -45,18 +45,6 @@ pub enum Language {
     En,
 }
 
-/// How the way to the mail server is protected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MailSecurity {
-    /// Plain SMTP: for a relay inside the hospital.
-    None,
-    /// Plain SMTP that must turn to TLS before anything is said.
-    Starttls,
-    /// TLS from the first byte.
-    Tls,
-}
-
 /// Everything that the server needs to know to start.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -87,7 +75,7 @@ pub struct Config {
     /// How often each system's retention is looked at.
     pub retention_every: Duration,
     /// Where notices go; `None` shows them on the screen only, and the screen says so.
-    pub mail: Option<Mail>,
+    pub notices: Option<Notices>,
     /// What the site watches of the gate.
     pub gate: Option<Gate>,
     /// The vault's key for its signed reports, as enrolment printed it.
@@ -111,25 +99,13 @@ pub struct Serve {
     pub key: PathBuf,
 }
 
-/// The mail relay and its recipients.
+/// Ways to people, and when the daily sign of life goes out.
 #[derive(Debug, Clone)]
-pub struct Mail {
-    /// Host name or address, without port.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Protection of the connection.
-    pub security: MailSecurity,
-    /// Sender.
-    pub from: String,
-    /// Recipients.
-    pub to: Vec<String>,
-    /// Login, where the relay wants one.
-    pub user: Option<String>,
-    /// File with its password.
-    pub password_file: Option<PathBuf>,
+pub struct Notices {
     /// Local time of the daily notice that everything still runs.
     pub heartbeat: Time,
+    /// Targets and rules.
+    pub notify: kuramori_notify::Notify,
 }
 
 /// What the site itself can see of the gate.
@@ -220,8 +196,10 @@ impl Config {
                 return Err(bad(key, "must lie between 100ms and 1h".to_owned()));
             }
         }
+        let hospital = layer.hospital.unwrap_or_default();
+        let notices = layer.notify.map(|notices| notices_of(notices, &hospital, &zone, &bad)).transpose()?;
         Ok(Self {
-            hospital: layer.hospital.unwrap_or_default(),
+            hospital,
             language: layer.language.unwrap_or(Language::Ja),
             zone,
             repositories: layer.store.repositories.unwrap_or_else(|| data.join("repositories")),
@@ -238,7 +216,7 @@ impl Config {
             jobs: usize::from(layer.schedule.jobs.unwrap_or(2).max(1)),
             judge_every,
             retention_every: layer.retention.every.map_or(Duration::from_hours(24), |span| span.0),
-            mail: layer.mail.map(|mail| mail_of(mail, &bad)).transpose()?,
+            notices,
             gate: layer.gate.map(gate_of).transpose()?,
             vault_key: layer.vault.public_key,
             report_due: layer.vault.report_due.map_or(Duration::from_hours(26), |span| span.0),
@@ -263,29 +241,30 @@ fn fragments(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     Ok(found)
 }
 
-fn mail_of(mail: layer::Mail, bad: &dyn Fn(&str, String) -> ConfigError) -> Result<Mail, ConfigError> {
-    let server = mail.server.ok_or(ConfigError::Missing { key: "mail.server" })?;
-    let (host, port) = server
-        .rsplit_once(':')
-        .and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)))
-        .ok_or_else(|| bad("mail.server", format!("`{server}` lacks its port; write for example `mail.example:25`")))?;
-    let to = mail.to.unwrap_or_default();
-    if to.is_empty() {
-        return Err(ConfigError::Missing { key: "mail.to" });
+fn notices_of(
+    notices: layer::Notices,
+    hospital: &str,
+    zone: &TimeZone,
+    bad: &dyn Fn(&str, String) -> ConfigError,
+) -> Result<Notices, ConfigError> {
+    if notices.target.is_empty() {
+        return Err(ConfigError::Missing { key: "notify.target" });
     }
-    let heartbeat = mail.heartbeat.as_deref().unwrap_or("07:30");
+    if let Some(rule) = notices.matcher.iter().find(|rule| !notices.target.iter().any(|t| t.name == rule.target)) {
+        return Err(bad("notify.matcher", format!("there is no target `{}`", rule.target)));
+    }
+    let heartbeat = notices.heartbeat.as_deref().unwrap_or("07:30");
     let heartbeat = Time::strptime("%H:%M", heartbeat)
-        .map_err(|_| bad("mail.heartbeat", format!("`{heartbeat}` is not a time of day; write for example `07:30`")))?;
-    Ok(Mail {
-        host,
-        port,
-        security: mail.security.unwrap_or(MailSecurity::None),
-        from: mail.from.ok_or(ConfigError::Missing { key: "mail.from" })?,
-        to,
-        user: mail.user,
-        password_file: mail.password_file,
-        heartbeat,
-    })
+        .map_err(|_| bad("notify.heartbeat", format!("`{heartbeat}` is not a time of day; write for example `07:30`")))?;
+    let notify = kuramori_notify::Notify {
+        hospital: hospital.to_owned(),
+        zone: zone.iana_name().unwrap_or("Etc/UTC").to_owned(),
+        console: notices.console,
+        digest_over: notices.digest_over.unwrap_or(5),
+        targets: notices.target,
+        matchers: notices.matcher,
+    };
+    Ok(Notices { heartbeat, notify })
 }
 
 fn gate_of(gate: layer::Gate) -> Result<Gate, ConfigError> {
@@ -307,11 +286,4 @@ fn gate_of(gate: layer::Gate) -> Result<Gate, ConfigError> {
         })
         .transpose()?;
     Ok(Gate { probe: gate.probe.unwrap_or_default(), every: gate.every.map_or(Duration::from_secs(5), |span| span.0), snmp })
-}
-
-/// The first line of a secret's file.
-pub fn secret(key: &'static str, path: &Path) -> Result<String, ConfigError> {
-    let text = fs_err::read_to_string(path)
-        .map_err(|source| ConfigError::Secret { key, path: path.to_owned(), source })?;
-    Ok(text.lines().next().unwrap_or_default().to_owned())
 }

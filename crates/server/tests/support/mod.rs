@@ -192,7 +192,7 @@ impl Facts for Fixed {
         Box::pin(async { self.0.clone().ok_or_else(|| "secret path /var/lib/kuramori".to_owned()) })
     }
 
-    fn word(&self, finding: &Finding, catalogue: &Catalogue) -> (String, String) {
+    fn word(&self, finding: &Finding, _: &[System], catalogue: &Catalogue) -> (String, String) {
         match catalogue.language {
             Language::Ja => (
                 format!("画像診断(PACS)のバックアップが期限までに取れていません <{}>", finding.code),

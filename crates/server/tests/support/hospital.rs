@@ -1,0 +1,205 @@
+//! A small hospital on loopback: a real Samba share, a server of ours, Debian's restic.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::{
+    io::Write,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use kuramori_model::clock::{SystemClock, SystemRandom};
+use kuramori_server::{client::Client, config::Config, keys::Initialised};
+use serde_json::{Value, json};
+
+const READER: &str = "daemon";
+const PASSWORD: &str = "read-only-1";
+
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until something holds; what is waited for goes into the failure.
+#[expect(clippy::disallowed_methods, reason = "a test waits on the machine's own time")]
+pub(crate) fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(value) = holds() {
+            return value;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Debian's Samba with one share `dump`.
+pub(crate) struct Share {
+    pub(crate) folder: PathBuf,
+    pub(crate) port: u16,
+    password: PathBuf,
+    server: Child,
+}
+
+impl Share {
+    pub(crate) fn start(root: &Path) -> Self {
+        let at = root.join("samba");
+        for folder in ["private", "lock", "state", "cache", "pid", "ncalrpc", "dump"] {
+            fs_err::create_dir_all(at.join(folder)).unwrap();
+        }
+        let mut here = root.to_owned();
+        while here != std::env::temp_dir() {
+            fs_err::set_permissions(&here, std::fs::Permissions::from_mode(0o755)).unwrap();
+            here.pop();
+        }
+        let (port, at_) = (free_port(), at.display());
+        let config = format!(
+            "[global]\nserver role = standalone server\ninterfaces = lo\nbind interfaces only = yes\n\
+             smb ports = {port}\ndisable netbios = yes\nprivate dir = {at_}/private\nlock directory = {at_}/lock\n\
+             state directory = {at_}/state\ncache directory = {at_}/cache\npid directory = {at_}/pid\n\
+             ncalrpc dir = {at_}/ncalrpc\npassdb backend = tdbsam:{at_}/private/passdb.tdb\nlog file = {at_}/log\n\
+             load printers = no\nprinting = bsd\nprintcap name = /dev/null\n\
+             [dump]\npath = {at_}/dump\nread only = yes\nvalid users = {READER}\n"
+        );
+        fs_err::write(at.join("smb.conf"), config).unwrap();
+        let mut child = Command::new("pdbedit")
+            .args(["--create", "--password-from-stdin", "--user", READER, "--configfile"])
+            .arg(at.join("smb.conf"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("pdbedit of Debian's samba-common-bin");
+        write!(child.stdin.take().unwrap(), "{PASSWORD}\n{PASSWORD}\n").unwrap();
+        assert!(child.wait().unwrap().success());
+        let server = Command::new("smbd")
+            .args(["--foreground", "--no-process-group", "--configfile"])
+            .arg(at.join("smb.conf"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .expect("smbd of Debian's samba");
+        until("smbd", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+        let password = at.join("password");
+        fs_err::write(&password, PASSWORD).unwrap();
+        fs_err::set_permissions(&password, std::fs::Permissions::from_mode(0o600)).unwrap();
+        Self { folder: at.join("dump"), port, password, server }
+    }
+
+    /// Writes files whose content follows from `seed`.
+    pub(crate) fn fill(&self, seed: u64, files: u64, bytes: usize) {
+        use kuramori_model::clock::{Random, SeededRandom};
+        let random = SeededRandom::new(seed);
+        for n in 0..files {
+            let mut content = vec![0; bytes];
+            random.fill(&mut content);
+            fs_err::write(self.folder.join(format!("検査-{n}.dat")), content).unwrap();
+        }
+    }
+
+    /// The register's entry for this share.
+    pub(crate) fn entry(&self, id: &str) -> Value {
+        json!({
+            "id": id, "name_ja": "眼科", "name_en": "Ophthalmology", "protection": "important", "rpo": "24h", "rto": "4h",
+            "schedule": "0 1 * * *",
+            "source": {
+                "kind": "smb", "server": "127.0.0.1", "port": self.port, "share": "dump", "user": READER,
+                "password_file": self.password,
+            },
+        })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let group = rustix::process::Pid::from_child(&self.server);
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        let _ = self.server.wait();
+    }
+}
+
+/// A server's folder with its configuration.
+pub(crate) struct Site {
+    pub(crate) root: PathBuf,
+    pub(crate) toml: PathBuf,
+}
+
+impl Site {
+    pub(crate) fn new(root: &Path, more: &str) -> Self {
+        fs_err::create_dir_all(root).unwrap();
+        let text = format!(
+            "hospital = \"湊総合病院\"\nlanguage = \"ja\"\ntime_zone = \"Asia/Tokyo\"\n[store]\ndata = \"{}\"\n\
+             [console]\nlisten = \"127.0.0.1:{}\"\n[serve]\nlisten = \"127.0.0.1:{}\"\nnames = [\"127.0.0.1\"]\n\
+             [schedule]\ntick = \"200ms\"\n[judge]\nevery = \"300ms\"\n{more}",
+            root.join("data").display(),
+            free_port(),
+            free_port(),
+        );
+        let toml = root.join("server.toml");
+        fs_err::write(&toml, text).unwrap();
+        Self { root: root.to_owned(), toml }
+    }
+
+    pub(crate) fn config(&self) -> Config {
+        Config::load(Some(&self.toml), &[], &[]).unwrap()
+    }
+
+    pub(crate) fn init(&self) -> Initialised {
+        let recovery = self.root.join("recovery.txt");
+        kuramori_server::keys::init(&self.config(), None, Some(&recovery), &SystemClock, &SystemRandom).unwrap()
+    }
+
+    pub(crate) fn recovery(&self) -> String {
+        fs_err::read_to_string(self.root.join("recovery.txt")).unwrap()
+    }
+
+    pub(crate) fn repository(&self, name: &str) -> PathBuf {
+        self.config().repositories.join(name)
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.config().socket).unwrap()
+    }
+
+    /// What the hospital does with the paper in its hand and no software of ours running.
+    pub(crate) fn recovered_password(&self, repository: &str) -> String {
+        let wrap = fs_err::read(self.repository(repository).join("wraps/recovery.age")).unwrap();
+        String::from_utf8(kuramori_server::seal::unwrap(&wrap, &self.recovery()).unwrap()).unwrap()
+    }
+}
+
+/// Runs a backup and waits for its end.
+pub(crate) fn backup(client: &Client, system: &str) -> Value {
+    let queued: Value = client.post("/v1/runs", &json!({ "system": system })).unwrap();
+    let run = queued["run"].as_u64().unwrap();
+    until("the run's end", || {
+        let run: Value = client.get(&format!("/v1/runs/{run}")).unwrap();
+        run["ended_at"].is_string().then_some(run)
+    })
+}
+
+/// Debian's restic.
+pub(crate) fn restic(repository: &str, password: &str, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+    let cache = tempfile::tempdir().unwrap();
+    let output = Command::new("restic")
+        .args(["-r", repository, "--cache-dir"])
+        .arg(cache.path())
+        .args(arguments)
+        .env("RESTIC_PASSWORD", password)
+        .envs(environment.iter().copied())
+        .output()
+        .expect("Debian's restic");
+    assert!(
+        output.status.success(),
+        "restic {arguments:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// Whether two folders hold the same names and bytes.
+pub(crate) fn same(a: &Path, b: &Path) -> bool {
+    Command::new("diff").arg("-rq").args([a, b]).status().unwrap().success()
+}
