@@ -12,11 +12,13 @@
 //! A caller may use one store from many threads.
 
 mod local;
+mod rest;
 mod spool;
 
 use std::{fmt, io::Read, str::FromStr};
 
 pub use local::LocalStore;
+pub use rest::{Brake, FreeRun, RestOptions, RestStore};
 pub use spool::{Spool, SpoolReader};
 
 use crate::{Error, Result};
