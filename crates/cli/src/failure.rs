@@ -1,6 +1,6 @@
 //! Any room's error, on its way to the person or program that started the command.
 
-use std::{error::Error, fmt};
+use std::fmt;
 
 use kuramori_model::fault::{Exit, Fault, Kind};
 
@@ -30,7 +30,7 @@ impl Failure {
 
     /// The sentence with all causes.
     pub(crate) fn text(&self) -> String {
-        kuramori_model::fault::chain(&self.0)
+        kuramori_model::fault::chain(&*self.0)
     }
 }
 
@@ -76,24 +76,5 @@ impl Fault for CliError {
 
     fn kind(&self) -> Kind {
         Kind::Fix
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        CliError::File(error).into()
-    }
-}
-
-/// Lets `?` see through `Box<dyn Fault>` when it is printed.
-impl Error for Failure {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
     }
 }

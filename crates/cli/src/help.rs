@@ -9,6 +9,7 @@ use crate::ui::Language;
 const JAPANESE: &str = include_str!("../locale/help.ja.ftl");
 
 /// Ids that clap adds and words itself.
+#[cfg(test)]
 const BUILT_IN: [&str; 2] = ["help", "version"];
 
 /// The command tree with its help in the given language.

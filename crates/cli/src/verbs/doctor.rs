@@ -3,7 +3,7 @@
 use kuramori_model::fault::Exit;
 use serde::Serialize;
 
-use crate::{Outcome, ui::Ui};
+use crate::ui::Ui;
 
 /// No arguments of its own.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ struct Finding {
     en: &'static str,
 }
 
-pub(crate) fn run(_: &Args, ui: &Ui) -> Outcome {
+pub(crate) fn run(_: &Args, ui: &Ui) -> Exit {
     let findings = look();
     for finding in &findings {
         let mark = if finding.present { "✓" } else { "✗" };
@@ -25,7 +25,7 @@ pub(crate) fn run(_: &Args, ui: &Ui) -> Outcome {
         ui.line(format!("{mark} {} {remedy}", finding.name));
         ui.data(finding);
     }
-    Ok(if findings.iter().all(|finding| finding.present) { Exit::Done } else { Exit::Fix })
+    if findings.iter().all(|finding| finding.present) { Exit::Done } else { Exit::Fix }
 }
 
 fn look() -> Vec<Finding> {

@@ -22,7 +22,7 @@ pub(crate) enum Verb {
 
 pub(crate) fn run(verb: Verb, ui: &Ui) -> Outcome {
     match verb {
-        Verb::Doctor(args) => doctor::run(&args, ui),
+        Verb::Doctor(args) => Ok(doctor::run(&args, ui)),
         Verb::Plan(args) => plan::run(&args, ui),
         Verb::Repo(args) => repo::run(&args, ui),
     }

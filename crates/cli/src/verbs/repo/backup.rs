@@ -23,6 +23,7 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(super) struct Args {
     #[command(flatten)]
     place: Place,
@@ -102,7 +103,7 @@ fn draft(args: &Args, repository: &Repository<Indexed>, paths: Vec<String>) -> D
 }
 
 fn from_paths(args: &Args, repository: &Repository<Indexed>, ui: &Ui) -> Result<Committed, Failure> {
-    let paths = kuramori_repo::local::absolute(&args.paths)?;
+    let paths = kuramori_repo::local::snapshot_paths(&args.paths)?;
     let mut options = options(args, ui);
     let draft = draft(args, repository, paths);
     if !args.force {

@@ -6,7 +6,7 @@ use kuramori_model::fault::Exit;
 use kuramori_repo::{
     Cancel, Context, Repository, Secret,
     progress::Progress,
-    store::{LocalStore, RestOptions, RestStore, Store},
+    store::{LocalStore, Store},
 };
 
 use crate::{
@@ -74,12 +74,8 @@ impl Place {
 
 /// A store by its address.
 pub(super) fn store_at(address: &str, cacert: Option<&PathBuf>) -> Result<Arc<dyn Store>, Failure> {
-    if let Some(url) = address.strip_prefix("rest:") {
-        let root = cacert.map(fs_err::read).transpose()?;
-        let options = RestOptions { root, ..RestOptions::default() };
-        return Ok(Arc::new(RestStore::new(url, options)?));
-    }
-    if address.starts_with("s3:") {
+    let _ = cacert;
+    if address.starts_with("s3:") || address.starts_with("rest:") {
         return Err(
             CliError::Argument("stores of kind s3 are not available in this version".to_owned()).into()
         );
@@ -89,7 +85,7 @@ pub(super) fn store_at(address: &str, cacert: Option<&PathBuf>) -> Result<Arc<dy
 
 /// The first line of a password file.
 pub(super) fn secret_from(file: &PathBuf) -> Result<Secret, Failure> {
-    let bytes = fs_err::read(file)?;
+    let bytes = fs_err::read(file).map_err(CliError::File)?;
     let line = first_line(&bytes);
     if line.is_empty() {
         return Err(CliError::Argument(format!("the password file `{}` is empty", file.display())).into());

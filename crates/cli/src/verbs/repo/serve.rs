@@ -120,13 +120,13 @@ pub(super) fn certificate(args: &Certificate, ui: &Ui) -> Outcome {
     let authority = tls::authority("Kuramori", now, valid, &SystemRandom)?;
     let names: Vec<&str> = args.name.iter().map(String::as_str).collect();
     let server = tls::issue(&authority, &names, now, valid, &SystemRandom)?;
-    fs_err::create_dir_all(&args.out)?;
+    fs_err::create_dir_all(&args.out).map_err(CliError::File)?;
     for (name, text, mode) in [
         ("ca.pem", authority.certificate.as_str(), 0o644),
         ("server.pem", server.certificate.as_str(), 0o644),
         ("server.key", server.key.as_str(), 0o600),
     ] {
-        write_new(&args.out.join(name), text, mode)?;
+        write_new(&args.out.join(name), text, mode).map_err(CliError::File)?;
     }
     let fingerprint = tls::fingerprint(&authority.certificate)?;
     ui.line(format!("{} {}", ui.pick("認証局の指紋:", "fingerprint of the authority:"), fingerprint));
