@@ -299,6 +299,8 @@ fn serve(mut actuator: Box<dyn Actuator>, mailbox: &Mailbox, clock: &dyn Clock, 
                     timely(clock, not_after, || actuator.open(&lease).map_err(|error| chain(&error)));
                 (Kind::Open, result)
             }
+            // The machine asks again within a second if it still wants the window.
+            Command::Renew { not_after, .. } if milliseconds(clock) > not_after => continue,
             Command::Renew { lease, not_after } => {
                 let result =
                     timely(clock, not_after, || actuator.renew(&lease).map_err(|error| chain(&error)));

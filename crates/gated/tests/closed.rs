@@ -65,7 +65,13 @@ fn closed_lets_nothing_through_that_the_open_path_let_through() {
     let v6 = format!("{address}%gat0");
 
     // Positive control: without the gate's tables the witness is reached in every way.
-    assert_eq!(rig.scan_tcp("prd", &ports).len(), ports.len(), "TCP");
+    // A busy machine loses some first packets; every port must have answered in the end.
+    let mut silent = ports.clone();
+    wait("TCP", Duration::from_mins(1), || {
+        let answered = rig.scan_tcp("prd", &silent);
+        silent.retain(|port| !answered.contains(port));
+        silent.is_empty()
+    });
     let udp = rig.scan_udp(&ports);
     assert!(udp * 100 >= ports.len() * 95, "UDP: {udp} of {}", ports.len());
     assert!(ping(&rig, &VAULT.to_string()), "ICMP");

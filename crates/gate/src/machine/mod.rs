@@ -12,6 +12,7 @@
 //! is refused.
 
 mod admit;
+mod open;
 mod proof;
 mod step;
 mod window;

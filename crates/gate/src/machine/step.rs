@@ -1,15 +1,15 @@
 //! One event's step.
 
 use jiff::Timestamp;
-use kuramori_model::gate::{CloseReason, GateState, Layer, LayerState, SignedRelease, SignedToken};
+use kuramori_model::gate::{CloseReason, GateState, Layer, SignedRelease, SignedToken};
 
 use super::{Action, Command, Entry, Event, Gate, Kind, Latch, Policy, Trace, What};
 use crate::fault::Refusal;
 
 /// How often a command that had no effect yet is repeated, in milliseconds.
-const RETRY_MS: u64 = 1000;
+pub(super) const RETRY_MS: u64 = 1000;
 /// How often a layer is read back while we wait for it, in milliseconds.
-const LOOK_MS: u64 = 500;
+pub(super) const LOOK_MS: u64 = 500;
 /// A layer that has not reported on its closing command by then is waited for no longer, in milliseconds.
 const REPORT_MS: u64 = 5000;
 /// More alarms than this are only in the log.
@@ -31,12 +31,12 @@ pub fn transition(gate: Gate, policy: &Policy, event: &Event) -> (Gate, Vec<Acti
     (step.gate, step.actions)
 }
 
-struct Step<'a> {
-    gate: Gate,
-    policy: &'a Policy,
-    at: u64,
+pub(super) struct Step<'a> {
+    pub(super) gate: Gate,
+    pub(super) policy: &'a Policy,
+    pub(super) at: u64,
     wall: Timestamp,
-    actions: Vec<Action>,
+    pub(super) actions: Vec<Action>,
 }
 
 impl Step<'_> {
@@ -132,7 +132,7 @@ impl Step<'_> {
             self.gate.phase,
             GateState::Opening { .. } | GateState::Open(_) | GateState::Draining(_)
         );
-        if open && (innermost || kind == Kind::Renew) {
+        if open && (innermost || kind == Kind::Renew) && !self.observer_lost() {
             self.close(CloseReason::LayerFault { layer, what: why.to_owned() });
         }
     }
@@ -173,7 +173,7 @@ impl Step<'_> {
     }
 
     /// Opens the next layer inward, beginning with the outermost.
-    fn open_next(&mut self, opened: Option<Layer>) {
+    pub(super) fn open_next(&mut self, opened: Option<Layer>) {
         let next = match opened {
             None => self.policy.layers.last().copied(),
             Some(layer) => self.policy.layers.iter().rev().copied().find(|next| *next < layer),
@@ -208,7 +208,7 @@ impl Step<'_> {
     }
 
     /// Begins to close, whatever was before.
-    fn close(&mut self, reason: CloseReason) {
+    pub(super) fn close(&mut self, reason: CloseReason) {
         let window = self.gate.window.as_ref().map(|window| window.token.window);
         self.end_window(reason.clone());
         if !matches!(reason, CloseReason::Asked { .. } | CloseReason::Stopped {}) {
@@ -343,100 +343,12 @@ impl Step<'_> {
         self.look(LOOK_MS);
     }
 
-    fn look(&mut self, every: u64) {
+    pub(super) fn look(&mut self, every: u64) {
         if self.at >= self.gate.next_look {
             self.gate.next_look = self.at + every;
             for layer in &self.policy.layers {
                 self.actions.push(Action::Command(*layer, Command::Observe));
             }
-        }
-    }
-
-    fn opening(&mut self, layer: Layer, until: u64) {
-        if self.observer_lost() {
-            return;
-        }
-        if self.at > until {
-            return self.close(CloseReason::OpenTimeout {});
-        }
-        let commanded = self.gate.window.as_ref().and_then(|window| window.commanded).map(|(at, _)| at);
-        let read = self.gate.layers.get(&layer);
-        let after = commanded.unwrap_or(self.gate.closed_at);
-        if read.is_some_and(|read| read.state == LayerState::Open && read.boot_ms >= after) {
-            return self.open_next(Some(layer));
-        }
-        if commanded.is_some() {
-            self.renew();
-        } else if self.at >= self.gate.next_retry
-            && let Some(window) = &self.gate.window
-        {
-            let command =
-                Command::Open { lease: window.lease(self.policy), not_after: self.at + self.policy.seen_ms };
-            self.gate.next_retry = self.at + 3 * RETRY_MS;
-            self.actions.push(Action::Command(layer, command));
-        }
-        self.look(LOOK_MS);
-    }
-
-    /// Closes when the observer is silent or not content.
-    fn observer_lost(&mut self) -> bool {
-        let Err(what) = self.gate.observer_ok(self.policy, self.at) else { return false };
-        let silent = self.gate.seen.as_ref().is_none_or(|seen| seen.ok);
-        self.close(if silent { CloseReason::ObserverSilent {} } else { CloseReason::ObserverAlarm { what } });
-        true
-    }
-
-    /// An open window: every reason to close it comes before the renewal.
-    fn watch(&mut self) {
-        let Some(window) = &self.gate.window else {
-            return self.close(CloseReason::Stopped {});
-        };
-        let (bytes_in, bytes_out) = window.bytes();
-        if self.at >= window.deadline() {
-            let reason = window.deadline_reason();
-            return self.close(reason);
-        }
-        if bytes_in.saturating_add(bytes_out) >= window.token.max_bytes {
-            return self.close(CloseReason::Bytes {});
-        }
-        if self.observer_lost() {
-            return;
-        }
-        for layer in &self.policy.layers {
-            let bad = match self.gate.layers.get(layer) {
-                None => Some("it was never read back".to_owned()),
-                Some(read) if read.state != LayerState::Open => Some(read.detail.clone()),
-                Some(read) if self.at.saturating_sub(read.boot_ms) > self.policy.fresh_ms => {
-                    Some("its read-back is too old".to_owned())
-                }
-                Some(_) => None,
-            };
-            if let Some(what) = bad {
-                return self.close(CloseReason::LayerFault { layer: *layer, what });
-            }
-        }
-        self.renew();
-        self.look(2 * RETRY_MS);
-        if let Some(window) = &self.gate.window {
-            let view = window.view();
-            match &mut self.gate.phase {
-                GateState::Open(held) | GateState::Draining(held) => *held = view,
-                _ => {}
-            }
-        }
-    }
-
-    fn renew(&mut self) {
-        let Some(window) = &self.gate.window else { return };
-        if self.at < self.gate.next_renew || self.at >= window.deadline() {
-            return;
-        }
-        let word = self.gate.seen.as_ref().map_or(0, |seen| seen.boot_ms + self.policy.seen_ms);
-        let command =
-            Command::Renew { lease: window.lease(self.policy), not_after: window.deadline().min(word) };
-        self.gate.next_renew = self.at + self.policy.renew_ms;
-        if let Some(layer) = self.policy.layers.first() {
-            self.actions.push(Action::Command(*layer, command));
         }
     }
 

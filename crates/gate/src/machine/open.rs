@@ -1,0 +1,98 @@
+//! A gate that opens or is open: every reason to close comes before the renewal.
+
+use kuramori_model::gate::{CloseReason, GateState, Layer, LayerState};
+
+use super::{
+    Action, Command,
+    step::{LOOK_MS, RETRY_MS, Step},
+};
+
+impl Step<'_> {
+    pub(super) fn opening(&mut self, layer: Layer, until: u64) {
+        if self.observer_lost() {
+            return;
+        }
+        if self.at > until {
+            return self.close(CloseReason::OpenTimeout {});
+        }
+        let commanded = self.gate.window.as_ref().and_then(|window| window.commanded).map(|(at, _)| at);
+        let read = self.gate.layers.get(&layer);
+        let after = commanded.unwrap_or(self.gate.closed_at);
+        if read.is_some_and(|read| read.state == LayerState::Open && read.boot_ms >= after) {
+            return self.open_next(Some(layer));
+        }
+        if commanded.is_some() {
+            self.renew();
+        } else if self.at >= self.gate.next_retry
+            && let Some(window) = &self.gate.window
+        {
+            let command =
+                Command::Open { lease: window.lease(self.policy), not_after: self.at + self.policy.seen_ms };
+            self.gate.next_retry = self.at + 3 * RETRY_MS;
+            self.actions.push(Action::Command(layer, command));
+        }
+        self.look(LOOK_MS);
+    }
+
+    /// Closes when the observer is silent or not content.
+    pub(super) fn observer_lost(&mut self) -> bool {
+        let Err(what) = self.gate.observer_ok(self.policy, self.at) else { return false };
+        let silent = self.gate.seen.as_ref().is_none_or(|seen| seen.ok);
+        self.close(if silent { CloseReason::ObserverSilent {} } else { CloseReason::ObserverAlarm { what } });
+        true
+    }
+
+    /// An open window: every reason to close it comes before the renewal.
+    pub(super) fn watch(&mut self) {
+        let Some(window) = &self.gate.window else {
+            return self.close(CloseReason::Stopped {});
+        };
+        let (bytes_in, bytes_out) = window.bytes();
+        if self.at >= window.deadline() {
+            let reason = window.deadline_reason();
+            return self.close(reason);
+        }
+        if bytes_in.saturating_add(bytes_out) >= window.token.max_bytes {
+            return self.close(CloseReason::Bytes {});
+        }
+        if self.observer_lost() {
+            return;
+        }
+        for layer in &self.policy.layers {
+            let bad = match self.gate.layers.get(layer) {
+                None => Some("it was never read back".to_owned()),
+                Some(read) if read.state != LayerState::Open => Some(read.detail.clone()),
+                Some(read) if self.at.saturating_sub(read.boot_ms) > self.policy.fresh_ms => {
+                    Some("its read-back is too old".to_owned())
+                }
+                Some(_) => None,
+            };
+            if let Some(what) = bad {
+                return self.close(CloseReason::LayerFault { layer: *layer, what });
+            }
+        }
+        self.renew();
+        self.look(2 * RETRY_MS);
+        if let Some(window) = &self.gate.window {
+            let view = window.view();
+            match &mut self.gate.phase {
+                GateState::Open(held) | GateState::Draining(held) => *held = view,
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn renew(&mut self) {
+        let Some(window) = &self.gate.window else { return };
+        if self.at < self.gate.next_renew || self.at >= window.deadline() {
+            return;
+        }
+        let word = self.gate.seen.as_ref().map_or(0, |seen| seen.boot_ms + self.policy.seen_ms);
+        let command =
+            Command::Renew { lease: window.lease(self.policy), not_after: window.deadline().min(word) };
+        self.gate.next_renew = self.at + self.policy.renew_ms;
+        if let Some(layer) = self.policy.layers.first() {
+            self.actions.push(Action::Command(*layer, command));
+        }
+    }
+}
