@@ -125,7 +125,7 @@ impl Fault for LabError {
             Self::NotUp(_) => Some("raise one with `kuramori-lab up`".to_owned()),
             Self::AlreadyUp(_) => Some("take it down with `kuramori-lab down`".to_owned()),
             Self::Outside { .. } => {
-                Some("the attack touches only the departments' and the primary's folders of a lab".to_owned())
+                Some("name a folder of a lab; for `up` an empty one that other users can enter".to_owned())
             }
             Self::Namespace { .. } => {
                 Some("the lab needs root; `kuramori-lab status` shows if it is up".to_owned())

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -272,8 +273,13 @@ fn prepare(prefix: &str, root: &Path) -> Result<PathBuf> {
     if fs_err::read_dir(&root)?.next().is_some() && !root.join("lab.json").exists() {
         return Err(LabError::Outside { path: root, why: "it holds something that is no lab" });
     }
+    let closed =
+        |folder: &Path| fs_err::metadata(folder).is_ok_and(|found| found.permissions().mode() & 0o001 == 0);
+    if root.ancestors().skip(1).any(closed) {
+        let why = "a folder above it is closed to other users, and the servers run as users of their own";
+        return Err(LabError::Outside { path: root, why });
+    }
     let mode = |path: &Path, mode| -> Result<()> {
-        use std::os::unix::fs::PermissionsExt;
         Ok(fs_err::set_permissions(path, std::fs::Permissions::from_mode(mode))?)
     };
     mode(&root, 0o711)?;

@@ -97,6 +97,12 @@ fn a_dropped_lab_is_down_and_a_strange_folder_is_refused() {
     fs_err::write(strange.join("thesis.odt"), "x").unwrap();
     let error = Lab::up(&stage.prefix, &strange, kuramori_lab::What::network()).unwrap_err();
     assert!(error.to_string().contains("no lab"), "{error}");
+    let closed = tempfile::tempdir().unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs_err::set_permissions(closed.path(), private).unwrap();
+    let error =
+        Lab::up(&stage.prefix, &closed.path().join("lab"), kuramori_lab::What::network()).unwrap_err();
+    assert!(error.to_string().contains("closed to other users"), "{error}");
 }
 
 #[test]

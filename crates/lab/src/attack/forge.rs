@@ -11,7 +11,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use kuramori_model::clock::Random;
 use serde::{Deserialize, Serialize};
 
-use super::scope::files;
+use super::{insider::Sealed, scope::files};
 use crate::error::Result;
 
 /// Keys that open nothing, put before whoever tries one after the other.
@@ -40,6 +40,8 @@ pub struct Forged {
     pub wrong_indexes: u64,
     /// New keys that open nothing.
     pub junk_keys: u64,
+    /// What was invented with the repository's own password.
+    pub sealed: Sealed,
     /// Files that withstood (immutable ones).
     pub withstood: u64,
 }
@@ -56,7 +58,7 @@ impl Forged {
 
     /// Files that were not there.
     pub fn invented(&self) -> u64 {
-        self.garbage_packs + self.joined_packs + self.wrong_indexes + self.junk_keys
+        self.garbage_packs + self.joined_packs + self.wrong_indexes + self.junk_keys + self.sealed.files()
     }
 }
 

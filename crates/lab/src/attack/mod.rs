@@ -6,14 +6,19 @@
 
 mod encrypt;
 mod forge;
+mod insider;
 mod scope;
 
-use std::path::PathBuf;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use kuramori_model::clock::{Clock, Random, SystemClock};
 use serde::{Deserialize, Serialize};
 
 pub use forge::Forged;
+pub use insider::Sealed;
 
 use crate::{
     error::Result,
@@ -30,6 +35,9 @@ pub struct Targets {
     pub departments: Vec<PathBuf>,
     /// Repositories that are destroyed and forged in.
     pub repositories: Vec<PathBuf>,
+    /// Passwords that the attacker found on the primary, by the repository that each opens.
+    #[serde(skip)]
+    pub passwords: BTreeMap<PathBuf, String>,
     /// Hosts on which everything that runs is killed first, as ransomware does to unlock files.
     pub killed: Vec<Role>,
     /// Hosts from which the vault is scanned.
@@ -103,14 +111,18 @@ pub fn attack(lab: &Lab, targets: &Targets, random: &dyn Random) -> Result<Attac
     }
     for repository in &targets.repositories {
         let folder = scope::allowed(lab.root(), repository)?;
-        let forged = forge::repository(&folder, random)?;
+        let sealed = match targets.passwords.get(repository) {
+            Some(password) => insider::forge(&folder, password.as_bytes(), random)?,
+            None => Sealed::default(),
+        };
+        let forged = Forged { sealed, ..forge::repository(&folder, random)? };
         done.repository_files_destroyed += forged.destroyed();
         done.repository_files_forged += forged.invented();
         done.withstood += forged.withstood;
         done.repositories.push(forged);
     }
     forge::swap_keys_between(&mut done.repositories)?;
-    scan(lab, targets, &mut done)?;
+    scan(lab, &targets.scanned_from, &Try::default(), &mut done)?;
     if let Some(witness) = witness {
         done.vault_connections_accepted = witness.contacts_since(begin)?.len() as u64;
         let after = witness.arrivals()?;
@@ -120,20 +132,26 @@ pub fn attack(lab: &Lab, targets: &Targets, random: &dyn Random) -> Result<Attac
     Ok(done)
 }
 
+/// Forges in one repository with its password in hand and destroys nothing: the quiet attack, which a vault
+/// must find by itself in the next window.
+pub fn forge_quietly(lab: &Lab, repository: &Path, password: &str, random: &dyn Random) -> Result<Sealed> {
+    insider::forge(&scope::allowed(lab.root(), repository)?, password.as_bytes(), random)
+}
+
 /// Only looks for a way into the vault: also what is done while a window is open.
-pub fn scan_vault(lab: &Lab, from: &[Role]) -> Result<Attacked> {
+pub fn scan_vault(lab: &Lab, from: &[Role], what: &Try) -> Result<Attacked> {
     let mut done = Attacked { at: SystemClock.now(), ..Attacked::default() };
     let begin = SystemClock.boot();
-    scan(lab, &Targets { scanned_from: from.to_vec(), ..Targets::default() }, &mut done)?;
+    scan(lab, from, what, &mut done)?;
     if lab.what().services.contains(&Service::Witness) {
         done.vault_connections_accepted = lab.witness().contacts_since(begin)?.len() as u64;
     }
     Ok(done)
 }
 
-fn scan(lab: &Lab, targets: &Targets, done: &mut Attacked) -> Result<()> {
-    for role in &targets.scanned_from {
-        done.scans.push(probe(lab, *role, &Try::default())?);
+fn scan(lab: &Lab, from: &[Role], what: &Try, done: &mut Attacked) -> Result<()> {
+    for role in from {
+        done.scans.push(probe(lab, *role, what)?);
     }
     Ok(())
 }
