@@ -63,7 +63,7 @@ pub struct Place {
     pub root: PathBuf,
     /// Register, log, keys, reports, socket.
     pub state: PathBuf,
-    /// One file per repository with its password, mode 0600: `<name>`.
+    /// One file per repository with its password: `<name>` in plain text, mode 0600, or `<name>.age`.
     pub passwords: PathBuf,
     /// Public key of the host that cosigns our log (`kuramori/server+…`).
     pub witness: Option<Verifier>,

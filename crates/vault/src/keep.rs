@@ -157,7 +157,7 @@ impl Keep<'_> {
         }
         let mark = |kind, id: &BlobId, packs: &mut HashSet<FileId>| {
             indexed.with_index(|index| {
-                packs.extend(index.locations(kind, id).into_iter().map(|place| place.pack))
+                packs.extend(index.locations(kind, id).into_iter().map(|place| place.pack));
             });
         };
         while let Some(tree) = open.pop() {

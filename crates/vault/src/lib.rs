@@ -24,6 +24,7 @@ pub mod error;
 pub mod folder;
 pub mod gate;
 pub mod keep;
+pub mod keys;
 pub mod proof;
 pub mod pull;
 pub mod puller;

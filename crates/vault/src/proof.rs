@@ -30,7 +30,7 @@ use kuramori_repo::{
 use serde::Serialize;
 
 use crate::{
-    config::{Config, secret},
+    config::Config,
     error::{Error, Result},
     folder::Folder,
     pull::about,
@@ -211,13 +211,9 @@ pub fn open(folder: &Folder, config: &Config, name: &str) -> Result<Repository> 
     if !folder.repository(name).join("config").is_file() {
         return Err(Error::UnknownRepository(name.to_owned()));
     }
-    let file = config.vault.passwords.join(name);
-    if !file.is_file() {
-        return Err(Error::NoKey(name.to_owned()));
-    }
-    let password = secret(&file)?;
+    let password = crate::keys::password(config, name)?;
     let desk: Arc<dyn Store> = Arc::new(folder.desk(name));
-    Repository::open(desk, &Secret::new(password.as_bytes()), Context::system())
+    Repository::open(desk, &Secret::new(password.as_slice()), Context::system())
         .map_err(Error::repository(name))
 }
 

@@ -76,7 +76,7 @@ impl Stop {
     }
 
     /// Takes a puller in charge.
-    pub fn watch(&self, kill: Kill) {
+    pub fn watch(&self, kill: &Kill) {
         self.kills.lock().unwrap_or_else(PoisonError::into_inner).push(kill.clone());
         if self.aborted() {
             kill.kill();

@@ -180,7 +180,7 @@ impl Vault {
         let target = meet(&delivery.peer, &self.config.limits)?;
         let mut process =
             Process::start(&self.config.puller, &target, self.config.limits, self.clock.clone())?;
-        stop.watch(process.killer());
+        stop.watch(&process.killer());
         process.create(&delivery.repository)?;
         let id = FileId::of(&delivery.bytes);
         let size = delivery.bytes.len() as u64;

@@ -74,7 +74,7 @@ impl Vault {
                 let start = || {
                     let process =
                         Process::start(&self.config.puller, &target, self.config.limits, self.clock.clone())?;
-                    stop.watch(process.killer());
+                    stop.watch(&process.killer());
                     Ok::<_, Error>(process)
                 };
                 let mut first = start()?;
@@ -174,7 +174,7 @@ impl Vault {
                 scope.spawn(|| match start() {
                     Ok(mut process) => work(&mut process),
                     Err(error) => {
-                        tracing::warn!(error = kuramori_model::fault::chain(&error), "one sender less")
+                        tracing::warn!(error = kuramori_model::fault::chain(&error), "one sender less");
                     }
                 });
             }

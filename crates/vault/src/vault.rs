@@ -11,6 +11,7 @@ use kuramori_model::{
     clock::{Clock, Random},
     finding::Finding,
     gate::SigningKey,
+    ids::CONTROL_REPOSITORY,
 };
 use kuramori_repo::Cancel;
 use serde::Serialize;
@@ -21,6 +22,7 @@ use crate::{
     folder::Folder,
     gate::Gate,
     keep::{Keep, Kept},
+    keys::signing,
     proof::{Proof, Proven},
     pull::{Pull, Pulled, Stop, lock},
     puller::Source,
@@ -80,9 +82,9 @@ impl Vault {
     pub fn open(config: Config, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
         let register = Register::open(&config.vault.state)?;
         let folder = Folder::open(&config.vault.root)?;
-        let (key, _) = keys(&config, &*random)?;
-        let (_, signer) = keys(&config, &*random)?;
-        let (_, for_log) = keys(&config, &*random)?;
+        let (key, signer) = signing(&config, &*random)?;
+        let (_, for_log) = signing(&config, &*random)?;
+        crate::keys::public(&config, &*random)?;
         let log = Log::open(&config.vault.state.join("log"), for_log, clock.clone())?;
         let epoch = register.next_epoch(0)?;
         let gate = config.gate.as_ref().map(|gate| Gate::new(&gate.socket));
@@ -164,7 +166,10 @@ impl Vault {
         };
         let mut work = Work::default();
         let mut findings = Vec::new();
-        for row in self.register.repositories()? {
+        let mut rows = self.register.repositories()?;
+        // First `_control`: it brings the passwords of the others.
+        rows.sort_by_key(|row| row.name != CONTROL_REPOSITORY);
+        for row in rows {
             if cancel.is_cancelled() {
                 break;
             }
@@ -180,6 +185,14 @@ impl Vault {
                     }
                     work.proven.push(proven);
                     work.kept.push(kept);
+                    if row.name == CONTROL_REPOSITORY
+                        && let Err(error) = self.learn_passwords()
+                    {
+                        tracing::error!(
+                            error = kuramori_model::fault::chain(&error),
+                            "no passwords from the control export"
+                        );
+                    }
                 }
                 Err(error @ (Error::Register(_) | Error::Log(_))) => return Err(error),
                 Err(error) => {
@@ -267,16 +280,4 @@ impl Vault {
         )?;
         Ok((pulled, self.work(cancel)?))
     }
-}
-
-/// The vault's one key, in the two forms in which it is used.
-fn keys(config: &Config, random: &dyn Random) -> Result<(SigningKey, Signer)> {
-    let path = config.vault.state.join("vault.key");
-    let name = format!("kuramori/{}", config.vault.name);
-    let signer = Signer::open(&path, &name, random)?;
-    let mut seed = zeroize::Zeroizing::new([0; 32]);
-    let text = crate::config::secret(&path)?;
-    let bad = || Error::Config { file: path.clone(), what: "it is not a key".to_owned() };
-    hex::decode_to_slice(text.trim(), seed.as_mut_slice()).map_err(|_| bad())?;
-    Ok((SigningKey::from_seed(&seed).map_err(|_| bad())?, signer))
 }

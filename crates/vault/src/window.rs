@@ -161,7 +161,7 @@ impl Vault {
             &mut || {
                 let sources = || {
                     let process = Process::start(puller, &primary, self.config.limits, self.clock.clone())?;
-                    stop.watch(process.killer());
+                    stop.watch(&process.killer());
                     Ok(Box::new(process) as Box<dyn Source>)
                 };
                 let done = std::thread::scope(|scope| {
@@ -373,7 +373,7 @@ impl Vault {
                 let mut drained = false;
                 while !done.load(Ordering::SeqCst) {
                     let now = self.clock.boot();
-                    let mut end = |text: String| {
+                    let end = |text: String| {
                         crate::pull::lock(&why).get_or_insert(text);
                         stop.abort();
                     };

@@ -56,11 +56,11 @@ impl Pull<'_> {
                 }
                 let length = piece.len() as u64;
                 self.left
-                    .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(length))
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(length))
                     .map_err(|_| {
-                    self.stop.drain();
-                    Error::WindowOver("its bytes are used up".to_owned())
-                })?;
+                        self.stop.drain();
+                        Error::WindowOver("its bytes are used up".to_owned())
+                    })?;
                 self.bytes.fetch_add(length, Ordering::Relaxed);
                 context.update(piece);
                 file.write_all(piece).map_err(failed())?;

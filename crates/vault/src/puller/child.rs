@@ -271,6 +271,7 @@ impl Read for Pieces {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` wants")]
 fn broke(error: io::Error) -> Stop {
     failed(What::Network, error.to_string())
 }

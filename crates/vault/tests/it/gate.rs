@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use kuramori_model::{
     clock::{Clock, SystemClock},
     gate::{
-        BootId, Claim, CloseReason, Exposure, GateState, GateStatus, OpenWindow, PROTOCOL, Purpose, Reply, Request,
-        VerifyingKey, WindowRecord,
+        BootId, Claim, CloseReason, Exposure, GateState, GateStatus, OpenWindow, PROTOCOL, Purpose, Reply,
+        Request, VerifyingKey, WindowRecord,
     },
     ids::WindowId,
 };
@@ -66,11 +66,16 @@ impl FakeGate {
             Request::Open { token } => {
                 let Ok(token) = token.verify(&inner.keys).cloned() else {
                     inner.refused += 1;
-                    return Reply::Refused { code: "gate.token".into(), message: "not ours".into(), hint: None };
+                    return Reply::Refused {
+                        code: "gate.token".into(),
+                        message: "not ours".into(),
+                        hint: None,
+                    };
                 };
                 assert!(token.expires_boot_ms > now_ms() && token.boot_id == boot_id());
                 let deadline_boot_ms = now_ms() + u64::from(token.max_seconds) * 1000;
-                inner.open = Some(OpenWindow { token, opened_boot_ms: now_ms(), deadline_boot_ms, renewals: 1 });
+                inner.open =
+                    Some(OpenWindow { token, opened_boot_ms: now_ms(), deadline_boot_ms, renewals: 1 });
             }
             Request::Close { reason } => inner.close(CloseReason::Asked { reason }),
             Request::History { .. } => return Reply::History { windows: inner.history.clone() },
@@ -157,11 +162,11 @@ impl Inner {
     }
 }
 
-fn guarded(world: &World, more: &str) -> (FakeGate, Vault) {
+fn guarded(world: &World, address: std::net::SocketAddrV4) -> (FakeGate, Vault) {
     let gate = FakeGate::start(world);
     let socket = world.path("gated.sock");
-    let more = format!("[gate]\nsocket = \"{}\"\nsource = \"10.77.10.2\"\n{more}", socket.display());
-    let vault = world.vault_at(world.address(), &more);
+    let more = format!("[gate]\nsocket = \"{}\"\nsource = \"10.77.10.2\"\n", socket.display());
+    let vault = world.vault_at(address, &more);
     gate.lock().keys.push(vault.public_key().0);
     (gate, vault)
 }
@@ -169,7 +174,7 @@ fn guarded(world: &World, more: &str) -> (FakeGate, Vault) {
 #[test]
 fn a_window_opens_with_our_token_and_is_seen_closed() {
     let world = World::with(&["billing"]);
-    let (gate, vault) = guarded(&world, "");
+    let (gate, vault) = guarded(&world, world.address());
     let (finished, _) = pull(&vault);
     assert_eq!(finished.window, WindowId(41), "above everything that the gate has ever taken");
     assert!(finished.closed_verified && finished.claim == "two layers read closed");
@@ -186,13 +191,16 @@ fn a_window_opens_with_our_token_and_is_seen_closed() {
     gate.lock().keys.clear();
     let refused = vault.pull(&Options::default(), &Cancel::default());
     assert!(matches!(refused, Err(Error::GateRefused { .. })), "{refused:?}");
-    assert_eq!((gate.lock().refused, alarms(&vault)), (1, vec!["vault.gate-failed".to_owned(), "vault.new-repository".to_owned()]));
+    assert_eq!(
+        (gate.lock().refused, alarms(&vault)),
+        (1, vec!["vault.gate-failed".to_owned(), "vault.new-repository".to_owned()])
+    );
 }
 
 #[test]
 fn what_cannot_be_seen_closed_is_an_alarm_and_opens_no_further_window() {
     let world = World::with(&["billing"]);
-    let (gate, vault) = guarded(&world, "");
+    let (gate, vault) = guarded(&world, world.address());
     gate.lock().stuck = true;
     // The vault waits for the proof as long as it may; nobody waits that long here.
     let cancel = Cancel::default();
@@ -213,11 +221,12 @@ fn a_gate_that_closes_by_itself_ends_the_pull_and_the_next_window_goes_on() {
     }
     world.backup("billing");
     world.serve();
-    let (gate, vault) = guarded(&world, "");
+    let (gate, vault) = guarded(&world, crate::cut::slow(world.address()));
     gate.lock().impatient = Some(4);
     let (finished, _) = pull(&vault);
     assert_eq!(finished.record.as_ref().unwrap().close_reason, CloseReason::ObserverSilent {});
     let first = finished.bytes;
+    assert_eq!(complete(&vault, "billing"), 0);
     let (finished, _) = pull(&vault);
     assert!(finished.pulled.unwrap().repositories[0].finished);
     assert_eq!(complete(&vault, "billing"), 1);
@@ -227,13 +236,14 @@ fn a_gate_that_closes_by_itself_ends_the_pull_and_the_next_window_goes_on() {
 #[test]
 fn the_days_seconds_are_a_hard_limit() {
     let world = World::with(&["billing"]);
-    let (gate, vault) = guarded(&world, "");
+    let (gate, vault) = guarded(&world, world.address());
     drop(vault);
     let file = world.configure(
         world.address(),
         &format!("[gate]\nsocket = \"{}\"\nsource = \"10.77.10.2\"\n", world.path("gated.sock").display()),
     );
-    let text = fs_err::read_to_string(&file).unwrap().replace("daily_budget_s = 1000000", "daily_budget_s = 20");
+    let text =
+        fs_err::read_to_string(&file).unwrap().replace("daily_budget_s = 1000000", "daily_budget_s = 20");
     fs_err::write(&file, text).unwrap();
     let config = kuramori_vault::Config::read(&file).unwrap();
     let random = Arc::new(kuramori_model::clock::SystemRandom);

@@ -1,9 +1,15 @@
 //! The primary changes between listing and fetching.
 
-use std::sync::{Arc, Mutex, atomic::{AtomicU32, Ordering}};
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU32, Ordering},
+};
 
 use kuramori_model::clock::SystemClock;
-use kuramori_repo::{Cancel, store::{FileId, FileKind}};
+use kuramori_repo::{
+    Cancel,
+    store::{FileId, FileKind},
+};
 use kuramori_vault::{
     Result, Vault,
     pull::{Pull, Pulled, Stop},
@@ -28,7 +34,12 @@ impl Source for Hooked {
         self.disk.repositories()
     }
 
-    fn list(&mut self, repository: &str, kind: FileKind, each: &mut dyn FnMut(FileId, u64) -> Result<()>) -> Result<()> {
+    fn list(
+        &mut self,
+        repository: &str,
+        kind: FileKind,
+        each: &mut dyn FnMut(FileId, u64) -> Result<()>,
+    ) -> Result<()> {
         self.disk.list(repository, kind, each)
     }
 
@@ -58,7 +69,8 @@ impl Source for Hooked {
 fn pull_while(world: &World, vault: &Vault, act: impl FnOnce() + Send + 'static) -> (Pulled, u32) {
     let stop = Stop::default();
     let clock = Arc::new(SystemClock);
-    let mut pull = Pull::prepare(vault.folder(), vault.register(), vault.config(), clock, None, &stop).unwrap();
+    let mut pull =
+        Pull::prepare(vault.folder(), vault.register(), vault.config(), clock, None, &stop).unwrap();
     let hooked = Hooked {
         disk: Disk::new(&world.path("primary"), 10),
         act: Arc::new(Mutex::new(Some(Box::new(act)))),

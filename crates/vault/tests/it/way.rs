@@ -155,3 +155,33 @@ fn a_mistyped_configuration_names_the_key() {
     let error = kuramori_vault::Config::read(&file).unwrap_err();
     assert!(kuramori_model::fault::chain(&error).contains("dayly"), "{error}");
 }
+
+#[test]
+fn the_passwords_of_later_systems_come_with_the_control_export() {
+    let mut world = World::new();
+    for name in ["_control", "billing"] {
+        world.init(name);
+        world.write(name, "file", &noise(31, 200_000));
+    }
+    world.backup("billing");
+    world.serve();
+    let config = kuramori_vault::Config::read(&world.configure(world.address(), "")).unwrap();
+    let public = kuramori_vault::keys::public(&config, &SystemRandom).unwrap();
+    // The vault was given the key of `_control` at its enrolment; the rest is wrapped to it there.
+    fs_err::remove_file(world.path("passwords").join("billing")).unwrap();
+    let sealed =
+        kuramori_escrow::wrap(crate::world::PASSWORD.as_bytes(), &[public.recipient.parse().unwrap()]);
+    let line = format!(
+        "{{\"table\":\"secrets\",\"row\":{{\"name\":\"repository/billing\",\"sealed\":{{\"hex\":\"{}\"}}}}}}\n",
+        hex::encode(sealed.unwrap())
+    );
+    let export = format!("{{\"kuramori_catalog\":1}}\n{line}{}", line.replace("billing", "../x"));
+    world.write("_control", "catalog.jsonl", export.as_bytes());
+    world.backup("_control");
+    let vault = world.vault();
+    let (_, work) = pull(&vault);
+    assert_eq!(work.failed, [], "{work:?}");
+    assert_eq!((complete(&vault, "_control"), complete(&vault, "billing")), (1, 1));
+    assert_eq!(alarms(&vault), ["vault.new-repository"]);
+    assert_eq!(tree(&world.path("passwords")).len(), 2);
+}
