@@ -86,7 +86,7 @@ impl Fault for ServeError {
             Self::Logins { .. } => "correct the file; it must belong to root (or this user) and not be \
                 writable for others"
                 .to_owned(),
-            Self::Hash(_) => "make the hash with `kuramori repo serve --hash-password`".to_owned(),
+            Self::Hash(_) => "make the hash with `kuramori repo login`".to_owned(),
             Self::Certificate { .. } => "check the certificate and key files, or issue new ones".to_owned(),
             Self::Listen(_) | Self::Bug(_) => return None,
         })

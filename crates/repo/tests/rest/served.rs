@@ -238,7 +238,7 @@ fn a_restic_repository_travels_to_the_server_and_back_whole() {
 /// Bytes per second through TLS on one machine; printed, not judged: `KURAMORI_LONG=1 … --no-capture`.
 #[test]
 fn throughput() {
-    let megabytes = if std::env::var_os("KURAMORI_LONG").is_some() { 1024 } else { 64 };
+    let megabytes = if std::env::var_os("KURAMORI_LONG").is_some() { 1024 } else { 256 };
     let served = Served::new();
     let store = served.store("pacs");
     store.create().unwrap();
