@@ -82,7 +82,10 @@ impl Checked {
 fn sort_out<T>(checked: &mut Checked, result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
-        Err(error @ (Error::Damaged { .. } | Error::Missing { .. } | Error::Io { .. } | Error::Version { .. })) => {
+        Err(
+            error
+            @ (Error::Damaged { .. } | Error::Missing { .. } | Error::Io { .. } | Error::Version { .. }),
+        ) => {
             checked.note(&error);
             Ok(None)
         }
@@ -130,10 +133,7 @@ impl Repository<Opened> {
     }
 
     /// The index of all index files that open, and each pack's blobs as they say.
-    fn load_what_opens(
-        &self,
-        checked: &mut Checked,
-    ) -> Result<(Repository<Indexed>, PackBlobs)> {
+    fn load_what_opens(&self, checked: &mut Checked) -> Result<(Repository<Indexed>, PackBlobs)> {
         let mut loaded = Loaded::default();
         let mut packs = PackBlobs::new();
         for id in self.list(FileKind::Index)? {
@@ -213,7 +213,9 @@ impl Repository<Indexed> {
                                 found.0 += verified.bytes;
                                 found.1.extend(verified.flaws);
                             }
-                            Err(error @ (Error::Damaged { .. } | Error::Missing { .. } | Error::Io { .. })) => {
+                            Err(
+                                error @ (Error::Damaged { .. } | Error::Missing { .. } | Error::Io { .. }),
+                            ) => {
                                 found.1.push(error);
                             }
                             Err(other) => {
@@ -254,7 +256,8 @@ impl<State> Repository<State> {
         let size = self.store().size(FileKind::Pack, id)?;
         let header = self.pack_header(id)?;
         let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
-        let mut verified = VerifiedPack { bytes: size, blobs: Vec::with_capacity(header.len()), flaws: Vec::new() };
+        let mut verified =
+            VerifiedPack { bytes: size, blobs: Vec::with_capacity(header.len()), flaws: Vec::new() };
         let mut body = 0_u64;
         for blob in &header {
             let sealed = self.store().read_range(FileKind::Pack, id, u64::from(blob.offset), blob.length)?;
@@ -280,7 +283,11 @@ impl<State> Repository<State> {
             let mut own = header;
             own.sort_unstable_by_key(|blob| (blob.offset, blob.id));
             if own != indexed {
-                verified.flaws.push(Error::damaged(FileKind::Pack, id, "the index says otherwise than its header"));
+                verified.flaws.push(Error::damaged(
+                    FileKind::Pack,
+                    id,
+                    "the index says otherwise than its header",
+                ));
             }
         }
         Ok(verified)

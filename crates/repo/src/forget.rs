@@ -37,7 +37,8 @@ pub struct Policy {
 impl Policy {
     /// A policy that keeps nothing would empty the repository; it is refused.
     pub fn is_empty(&self) -> bool {
-        self.last + self.hourly + self.daily + self.weekly + self.monthly + self.yearly == 0 && self.tags.is_empty()
+        self.last + self.hourly + self.daily + self.weekly + self.monthly + self.yearly == 0
+            && self.tags.is_empty()
     }
 }
 
@@ -69,7 +70,10 @@ pub fn plan(snapshots: &[(FileId, Snapshot)], policy: &Policy, zone: &TimeZone) 
     for entry in snapshots {
         groups.entry((entry.1.hostname.clone(), entry.1.paths.clone())).or_default().push(entry);
     }
-    Ok(groups.into_iter().map(|((hostname, paths), members)| group(hostname, paths, members, policy, zone)).collect())
+    Ok(groups
+        .into_iter()
+        .map(|((hostname, paths), members)| group(hostname, paths, members, policy, zone))
+        .collect())
 }
 
 fn group(
@@ -163,7 +167,8 @@ mod tests {
     use crate::format::blob::BlobId;
 
     fn snapshot(time: &str, number: u8) -> (FileId, Snapshot) {
-        let json = format!(r#"{{"time":"{time}","tree":"{}","paths":["/data"],"hostname":"h"}}"#, BlobId::default());
+        let json =
+            format!(r#"{{"time":"{time}","tree":"{}","paths":["/data"],"hostname":"h"}}"#, BlobId::default());
         (FileId([number; 32]), crate::format::snapshot::decode(json.as_bytes()).unwrap())
     }
 

@@ -49,7 +49,9 @@ impl Repository<Indexed> {
                     for id in node.content.iter().flatten() {
                         let positions = index.positions(BlobKind::Data, id);
                         if positions.is_empty() {
-                            live.flaws.push(Error::Missing { file: format!("data blob {id} of a file in tree {tree}") });
+                            live.flaws.push(Error::Missing {
+                                file: format!("data blob {id} of a file in tree {tree}"),
+                            });
                         }
                         for position in positions {
                             live.data.insert(position);

@@ -55,7 +55,8 @@ impl Repository<Indexed> {
             };
             let path = path.map_err(|bad| damaged(bad.to_string()))?;
             if visit(&path, &node)? == Descend::Into && node.kind == NodeKind::Dir {
-                let subtree = node.subtree.ok_or_else(|| damaged(format!("the folder `{path}` has no tree")))?;
+                let subtree =
+                    node.subtree.ok_or_else(|| damaged(format!("the folder `{path}` has no tree")))?;
                 self.walk_below(Some(&path), &subtree, depth + 1, cancel, visit)?;
             }
         }

@@ -27,7 +27,7 @@ mod session;
 mod sink;
 
 use std::{
-    collections::HashMap, fmt, io::Read, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration,
+    collections::BTreeMap, fmt, io::Read, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration,
 };
 
 use jiff::Timestamp;
@@ -151,7 +151,7 @@ pub struct Backup {
     session: Arc<Session>,
     threads: Vec<JoinHandle<()>>,
     /// Folders that are not sealed yet.
-    folders: HashMap<Vec<u8>, Arc<Folder>>,
+    folders: BTreeMap<Vec<u8>, Arc<Folder>>,
     root: Arc<Folder>,
     parent: parent::Parent,
     started: Timestamp,
@@ -177,7 +177,7 @@ impl Repository<Indexed> {
         let session = Session::new(self.clone(), options);
         let root = Folder::root(parent.root());
         let mut backup =
-            Backup { session, threads: Vec::new(), folders: HashMap::new(), root, parent, started, lock };
+            Backup { session, threads: Vec::new(), folders: BTreeMap::new(), root, parent, started, lock };
         for number in 0..count {
             let session = Arc::clone(&backup.session);
             backup.spawn(format!("backup-{number}"), move || queue::work(&session))?;
@@ -273,13 +273,13 @@ impl Backup {
 
     /// Seals what is still open and waits until the root's tree is stored in a pack.
     fn finish_folders(&mut self) -> Result<crate::format::blob::BlobId> {
-        let mut open: Vec<_> = self.folders.drain().collect();
+        let mut open: Vec<_> = std::mem::take(&mut self.folders).into_iter().collect();
         open.sort_unstable_by_key(|(path, _)| std::cmp::Reverse(path.len()));
         for (_, folder) in open {
             folder.seal(&self.session);
         }
         self.root.seal(&self.session);
-        self.session.queue.wait_idle(&self.session);
+        self.session.queue.wait_idle(&self.session, &self.lock);
         self.check()?;
         self.root.tree().ok_or_else(|| Error::Bug { what: "the root folder was never finished".to_owned() })
     }

@@ -12,7 +12,7 @@ use super::{
     Session,
     folder::{FileWork, Folder},
 };
-use crate::{Error, format::blob::BlobKind, local};
+use crate::{Error, format::blob::BlobKind, local, lock::LockGuard};
 
 /// A chunk that waits for a thread.
 #[derive(Debug)]
@@ -148,7 +148,9 @@ impl Queue {
     }
 
     /// Waits until nothing is queued and nobody works.
-    pub(super) fn wait_idle(&self, session: &Session) {
+    ///
+    /// Whoever waits here also sees that the lock is still ours; if it is not, everybody stops.
+    pub(super) fn wait_idle(&self, session: &Session, guard: &LockGuard) {
         let mut state = self.lock();
         while !state.is_idle() {
             // Cancelling has no way to wake us; so look again from time to time.
@@ -157,6 +159,9 @@ impl Queue {
                 .wait_timeout(state, Duration::from_millis(100))
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
+            if let Err(error) = guard.check() {
+                session.fail(error);
+            }
             session.watch(true);
         }
     }

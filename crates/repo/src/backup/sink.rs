@@ -160,13 +160,9 @@ impl Sink for Backup {
     fn seal(&mut self, folder: &TreePath) -> std::result::Result<(), SinkError> {
         self.check().map_err(refused)?;
         let path = folder.as_bytes();
-        // Whatever is open below belongs to it.
-        let below: Vec<_> = self
-            .folders
-            .keys()
-            .filter(|other| other.len() > path.len() && other.starts_with(path) && other[path.len()] == b'/')
-            .cloned()
-            .collect();
+        // Whatever is open below belongs to it; `0` follows `/`.
+        let (from, until) = ([path, b"/"].concat(), [path, b"0"].concat());
+        let below: Vec<_> = self.folders.range(from..until).map(|(inner, _)| inner.clone()).collect();
         for inner in below {
             self.parent.forget(&inner);
             if let Some(inner) = self.folders.remove(&inner) {

@@ -107,6 +107,20 @@ impl Repository<Opened> {
         }
     }
 
+    /// Opens with one key file that the caller knows: however many others lie beside it, they are not tried.
+    pub fn open_with_key(
+        store: Arc<dyn Store>,
+        key: FileId,
+        password: &Secret,
+        context: Context,
+    ) -> Result<Self> {
+        let sealed = store.read_config()?;
+        match Self::try_key(store.as_ref(), key, password)? {
+            Some(master) => Self::with_master(store, context, &sealed, key, master),
+            None => Err(Error::WrongPassword { place: store.place(), tried: 1 }),
+        }
+    }
+
     fn try_key(store: &dyn Store, id: FileId, password: &Secret) -> Result<Option<KeyBytes>> {
         let damaged = |flaw: crate::format::Flaw| Error::damaged(FileKind::Key, id, flaw.0);
         let json = store.read(FileKind::Key, id, KEY_SIZE_MAX)?;

@@ -48,6 +48,20 @@ fn junk_beside_a_good_key_does_not_lock_anybody_out() {
         fs_err::write(place.repo().join("keys").join(id.to_string()), junk).unwrap();
     }
     place.open();
+    // Valid ones of a stranger, more than anybody tries: who knows the key's name still gets in.
+    let known = place.open().key_id();
+    let stranger = Place::new();
+    let other = stranger.create();
+    let text = fs_err::read_to_string(stranger.repo().join("keys").join(other.key_id().to_string())).unwrap();
+    let text = text.replace("\"N\":32768", "\"N\":2");
+    for number in 0..400 {
+        let id = kuramori_repo::store::FileId::of(format!("{text}{:number$}", "").as_bytes());
+        fs_err::write(place.repo().join("keys").join(id.to_string()), format!("{text}{:number$}", ""))
+            .unwrap();
+    }
+    let error = Repository::open(place.store(), &Secret::new("x"), Context::system()).unwrap_err();
+    assert!(matches!(error, Error::WrongPassword { tried: 20, .. }), "{error}");
+    Repository::open_with_key(place.store(), known, &crate::common::secret(), Context::system()).unwrap();
 }
 
 #[test]

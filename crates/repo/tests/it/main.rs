@@ -12,6 +12,7 @@ mod damage;
 mod foreign;
 mod format;
 mod keys;
+mod kill;
 mod locks;
 mod reading;
 mod store;
