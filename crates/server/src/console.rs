@@ -55,9 +55,9 @@ pub fn router(facts: Arc<dyn Facts>, language: Language, zone: TimeZone) -> Rout
         .route("/", get(screen))
         .route("/api/v1/status", get(status))
         .route("/healthz", get(health))
-        .route("/style.css", get(|| fixed("text/css; charset=utf-8", page::STYLE)))
-        .route("/live.js", get(|| fixed("text/javascript; charset=utf-8", page::SCRIPT)))
-        .route("/icon.svg", get(|| fixed("image/svg+xml", page::ICON)))
+        .route("/style.css", get(async || fixed("text/css; charset=utf-8", page::STYLE)))
+        .route("/live.js", get(async || fixed("text/javascript; charset=utf-8", page::SCRIPT)))
+        .route("/icon.svg", get(async || fixed("image/svg+xml", page::ICON)))
         .fallback(nothing)
         .method_not_allowed_fallback(async || StatusCode::METHOD_NOT_ALLOWED)
         .layer(middleware::from_fn(headers))
@@ -129,7 +129,7 @@ async fn nothing(State(console): State<Console>, headers: HeaderMap) -> Response
     (StatusCode::NOT_FOUND, catalogue.say("not-found")).into_response()
 }
 
-async fn fixed(kind: &'static str, text: &'static str) -> Response {
+fn fixed(kind: &'static str, text: &'static str) -> Response {
     ([(CONTENT_TYPE, kind)], text).into_response()
 }
 

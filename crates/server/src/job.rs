@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// How long a job may be silent before another server may call it dead.
-pub(crate) const LEASE: Duration = Duration::from_secs(60);
+pub(crate) const LEASE: Duration = Duration::from_mins(1);
 /// How often progress goes into the catalog.
 const PULSE: Duration = Duration::from_secs(1);
 /// How long a job waits for a foreign exclusive lock (an administrator's prune).

@@ -10,7 +10,7 @@
 
 use std::{
     io::Write,
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -106,7 +106,6 @@ pub fn init(
     for folder in [&config.data, &keys, &config.data.join("tls"), &config.repositories] {
         fs_err::create_dir_all(folder).map_err(ServerError::file("make the data folder"))?;
     }
-    use std::os::unix::fs::PermissionsExt;
     for folder in [&config.data, &keys] {
         fs_err::set_permissions(folder, std::fs::Permissions::from_mode(0o700))
             .map_err(ServerError::file("close the data folder to others"))?;

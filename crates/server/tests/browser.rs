@@ -1,5 +1,6 @@
 //! The page in a real browser: its own script renews it, the strict policy lets it, nothing else loads.
 //! `KURAMORI_SCREENSHOTS=folder` keeps pictures for people to look at.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 
 mod support;
 #[path = "support/browser.rs"]

@@ -1,4 +1,5 @@
 //! A configuration's mistakes are named so that they can be put right: file, line, key, suggestion.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 
 use kuramori_model::fault::{Fault, chain};
 use kuramori_server::config::{Config, ConfigError, Language};

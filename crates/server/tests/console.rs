@@ -1,4 +1,5 @@
 //! The console over real HTTP: what it shows, in which language, and that it can do nothing else.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 
 mod support;
 

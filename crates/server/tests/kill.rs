@@ -1,5 +1,6 @@
 //! The server gets SIGKILL at seeded moments of a backup: no committed restore point is lost, nothing half done
 //! is visible, and the run of the dead server is taken back.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 
 #[path = "support/hospital.rs"]
 mod hospital;

@@ -1,5 +1,6 @@
 //! A night in a small hospital, by the library: init, register, pull, a restic client, a vault's report, a
 //! second server, and the way back on an empty machine.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 
 #[path = "support/hospital.rs"]
 mod hospital;
@@ -131,13 +132,21 @@ async fn a_restic_client_fills_its_own_repository_and_its_point_is_registered() 
         });
         assert_eq!((point["complete"].as_bool(), point["facts"]["bytes"].as_u64()), (Some(true), Some(100_000)));
         assert_eq!(point["facts"]["identity"], "pacs");
-        let cannot = Command::new("restic")
-            .args(["-r", &url, "--no-cache", "--cacert", &authority, "forget", "latest", "--keep-last", "0"])
-            .env("RESTIC_PASSWORD", text("repository_password"))
+        let snapshot = point["snapshot"].as_str().unwrap();
+        let refused = Command::new("curl")
+            .args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--request", "DELETE", "--cacert", &authority])
+            .arg(format!("{}snapshots/{snapshot}", url.trim_start_matches("rest:")))
             .output()
-            .unwrap();
-        let points: Vec<Value> = client.get("/v1/points?system=pacs").unwrap();
-        assert!(!cannot.status.success() || points.len() == 1, "the client cannot take its point away");
+            .expect("curl");
+        assert_eq!(refused.stdout, b"403", "the client cannot take its point away");
+        let alarm = until("the alarm about the attempt", || {
+            let alarms: Vec<Value> = client.get("/v1/alarms").unwrap();
+            alarms.into_iter().find(|alarm| alarm["finding"]["code"] == "serve.refused")
+        });
+        assert_eq!(alarm["finding"]["system"], "pacs");
+        let evidence: Value = client.get("/v1/evidence?lang=en").unwrap();
+        let html = evidence["html"].as_str().unwrap();
+        assert!(html.contains("<style>") && !html.contains("live.js") && html.contains("tried and is not allowed"), "{html}");
         let error = client.post::<Value>("/v1/runs", &json!({ "system": "pacs" })).unwrap_err();
         assert!(error.to_string().contains("restic client"), "{error}");
         drop(temp);

@@ -1,4 +1,5 @@
 //! The one sentence: the gravest fact wins, and unknown is never good.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 
 mod support;
 

@@ -10,6 +10,7 @@
 //! | POST | `/v1/runs/{number}/cancel` | ask it to stop |
 //! | GET | `/v1/points` | restore points (`?system=&place=primary\|vault`) |
 //! | GET | `/v1/alarms`, `/v1/events`, `/v1/windows`, `/v1/vaults`, `/v1/jumps` | lists |
+//! | GET | `/v1/evidence` | the present state as one HTML file (`?lang=ja\|en`) |
 //! | POST | `/v1/alarms/{id}/take` | say who takes care (`{"by":"…"}`) |
 //! | POST | `/v1/vaults` | introduce a vault, write its folder |
 //! | POST | `/v1/judge`, `/v1/export`, `/v1/notices/test` | do it now |
@@ -57,6 +58,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/events", get(work::events))
         .route("/v1/windows", get(work::windows))
         .route("/v1/vaults", get(register::vaults).post(register::enrol))
+        .route("/v1/evidence", get(work::evidence))
         .route("/v1/judge", post(work::judge))
         .route("/v1/export", post(work::export))
         .route("/v1/notices/test", post(work::test_notice))

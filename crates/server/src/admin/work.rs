@@ -6,11 +6,20 @@ use axum::{
     http::StatusCode,
 };
 use kuramori_catalog::{Alarm, Enqueued, Event, Jump, NewRun, Place, Point, Reason, Run, RunFilter, RunKind, Window, Writer};
-use kuramori_model::ids::{RunId, SystemId};
+use kuramori_model::{
+    finding::Finding,
+    ids::{RunId, SystemId},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Answer, Problem};
-use crate::{App, ServerError, facts::Status, post, watchman};
+use crate::{
+    App, ServerError,
+    console::Facts,
+    facts::Status,
+    lang::{self, Catalogue},
+    page, post, watchman,
+};
 
 pub(super) async fn status(State(app): State<App>) -> Answer<Status> {
     Ok(Json(app.status().await?))
@@ -130,6 +139,21 @@ pub(super) async fn events(State(app): State<App>, Query(after): Query<After>) -
 
 pub(super) async fn windows(State(app): State<App>) -> Answer<Vec<Window>> {
     Ok(Json(app.catalog.windows(None, 200).await?))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Asked {
+    lang: Option<String>,
+}
+
+pub(super) async fn evidence(State(app): State<App>, Query(asked): Query<Asked>) -> Answer<serde_json::Value> {
+    let language = asked.lang.as_deref().and_then(lang::parse).unwrap_or(app.config.language);
+    let status = app.status().await?;
+    let catalogue = Catalogue::of(language);
+    let word = |finding: &Finding, catalogue: &Catalogue| app.word(finding, &status.systems, catalogue);
+    let html = page::standalone(&status, catalogue, &app.config.zone, &word)
+        .map_err(|error| ServerError::Bug(error.to_string()))?;
+    Ok(Json(serde_json::json!({ "at": status.at, "html": html })))
 }
 
 pub(super) async fn judge(State(app): State<App>) -> Answer<Vec<Alarm>> {

@@ -194,7 +194,7 @@ fn lay(onto: &mut toml::Table, from: toml::Table, path: &str, origin: &str, orig
 /// Turns the parser's error into ours: file, line, key, suggestion.
 fn place(origin: &str, text: &str, error: &toml::de::Error) -> ConfigError {
     let at = error.span().map(|span| span.start.min(text.len()));
-    let line = at.map(|at| 1 + text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count());
+    let line = at.map(|at| 1 + text[..at].matches('\n').count());
     let place = Place { origin: origin.to_owned(), line };
     let message = error.message();
     if let Some(rest) = message.strip_prefix("unknown field ") {

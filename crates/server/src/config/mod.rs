@@ -190,7 +190,7 @@ impl Config {
         };
         let any = |port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
         let tick = layer.schedule.tick.map_or(Duration::from_secs(5), |span| span.0);
-        let judge_every = layer.judge.every.map_or(Duration::from_secs(60), |span| span.0);
+        let judge_every = layer.judge.every.map_or(Duration::from_mins(1), |span| span.0);
         for (key, time) in [("schedule.tick", tick), ("judge.every", judge_every)] {
             if !(Duration::from_millis(100)..=Duration::from_hours(1)).contains(&time) {
                 return Err(bad(key, "must lie between 100ms and 1h".to_owned()));

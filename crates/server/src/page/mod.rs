@@ -120,6 +120,19 @@ pub(crate) fn render(status: &Status, t: &Catalogue, zone: &TimeZone, wording: W
     page.render()
 }
 
+/// The same screen as one file for the archive: its style inside, no script, no links to elsewhere.
+pub(crate) fn standalone(
+    status: &Status,
+    t: &Catalogue,
+    zone: &TimeZone,
+    wording: Wording<'_>,
+) -> Result<String, askama::Error> {
+    let html = render(status, t, zone, wording)?;
+    let head = "<link rel=\"icon\" href=\"/icon.svg\">\n<link rel=\"stylesheet\" href=\"/style.css\">\n\
+                <noscript><meta http-equiv=\"refresh\" content=\"30\"></noscript>\n<script src=\"/live.js\" defer></script>";
+    Ok(html.replace(head, &format!("<style>\n{STYLE}</style>")))
+}
+
 /// Cuts at backticks, so that commands stand out.
 fn pieces(text: &str) -> Vec<Piece> {
     text.split('`')

@@ -1,4 +1,5 @@
 //! Debian's chromium without a screen, with a profile of its own.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 
 use std::{net::SocketAddr, path::Path, process::Command};
 

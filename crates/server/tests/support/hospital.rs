@@ -1,4 +1,5 @@
 //! A small hospital on loopback: a real Samba share, a server of ours, Debian's restic.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::{
@@ -28,7 +29,7 @@ pub(crate) fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = holds() {
             return value;
         }
-        assert!(begin.elapsed() < Duration::from_secs(60), "waited in vain for {what}");
+        assert!(begin.elapsed() < Duration::from_mins(1), "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

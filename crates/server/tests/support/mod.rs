@@ -1,4 +1,5 @@
 //! A hospital's facts as the console would gather them, made by hand.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::{future::Future, pin::Pin};
