@@ -21,6 +21,7 @@ pub mod error;
 pub mod fingerprint;
 pub mod generate;
 mod http;
+pub mod job;
 pub mod lab;
 pub mod manifest;
 pub mod needs;

@@ -1,6 +1,7 @@
 //! `kuramori-lab`: raises, uses, attacks and takes down the lab's hospital from the command line.
 
 mod answer;
+mod run;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -37,6 +38,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    /// Raise the hospital and do the main job on it, from end to end
+    Run(run::Run),
     /// List what this machine lacks, one line and remedy each
     Needs,
     /// Raise the hospital and leave it up
@@ -184,7 +187,7 @@ enum SystemName {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let json = arguments.json;
-    match run(arguments) {
+    match act(arguments) {
         Ok(code) => code,
         Err(error) => {
             let fault = error.downcast_ref::<LabError>();
@@ -199,11 +202,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+fn act(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let (root, json) = (arguments.root, arguments.json);
     let open = || Lab::open(&root);
     let done = ExitCode::SUCCESS;
     let answer = match arguments.verb {
+        Verb::Run(job) => return run::run(&root, &job, json),
         Verb::Needs => {
             let lacks = needs(&root);
             let code = if lacks.is_empty() { done } else { ExitCode::from(Exit::Fix as u8) };

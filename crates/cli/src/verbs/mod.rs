@@ -1,9 +1,15 @@
 //! One file a noun. To add one: a module with `Args` and `run`, a variant below, a line in `run`, its
 //! Japanese help in `locale/help.ja.ftl`.
 
+mod backup;
 mod doctor;
+mod gate;
 mod plan;
 mod repo;
+mod report;
+mod server;
+mod system;
+mod vault;
 
 use clap::Subcommand;
 
@@ -12,18 +18,36 @@ use crate::{Outcome, ui::Ui};
 /// What the program can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Take and look at backups of registered systems
+    Backup(backup::Args),
     /// Check that this machine has what Kuramori needs
     Doctor(doctor::Args),
+    /// Look at the gate and close it
+    Gate(gate::Args),
     /// Plan sizes and windows before anything is bought
     Plan(plan::Args),
     /// Use the repository engine by itself, without a server
     Repo(repo::Args),
+    /// Write evidence from recorded facts
+    Report(report::Args),
+    /// Run the site server, or prepare it
+    Server(Box<server::Args>),
+    /// Keep the register of departmental systems
+    System(system::Args),
+    /// Run the vault, or give it an order on its own host
+    Vault(vault::Args),
 }
 
 pub(crate) fn run(verb: Verb, ui: &Ui) -> Outcome {
     match verb {
+        Verb::Backup(args) => backup::run(&args, ui),
         Verb::Doctor(args) => Ok(doctor::run(&args, ui)),
+        Verb::Gate(args) => gate::run(args, ui),
         Verb::Plan(args) => plan::run(&args, ui),
         Verb::Repo(args) => repo::run(&args, ui),
+        Verb::Report(args) => report::run(&args, ui),
+        Verb::Server(args) => server::run(&args, ui),
+        Verb::System(args) => system::run(&args, ui),
+        Verb::Vault(args) => vault::run(args, ui),
     }
 }

@@ -6,7 +6,7 @@ use kuramori_model::fault::Exit;
 use kuramori_repo::{
     Cancel, Context, Repository, Secret,
     progress::Progress,
-    store::{LocalStore, Store},
+    store::{LocalStore, RestOptions, RestStore, Store},
 };
 
 use crate::{
@@ -74,8 +74,11 @@ impl Place {
 
 /// A store by its address.
 pub(super) fn store_at(address: &str, cacert: Option<&PathBuf>) -> Result<Arc<dyn Store>, Failure> {
-    let _ = cacert;
-    if address.starts_with("s3:") || address.starts_with("rest:") {
+    if address.starts_with("rest:") {
+        let root = cacert.map(fs_err::read).transpose().map_err(CliError::File)?;
+        return Ok(Arc::new(RestStore::new(address, RestOptions { root, ..RestOptions::default() })?));
+    }
+    if address.starts_with("s3:") {
         return Err(
             CliError::Argument("stores of kind s3 are not available in this version".to_owned()).into()
         );

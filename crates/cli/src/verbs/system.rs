@@ -1,0 +1,297 @@
+//! `kuramori system`: the register of departmental systems.
+
+use std::{
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use clap::Subcommand;
+use kuramori_model::fault::Exit;
+use kuramori_server::register::{self, Entry};
+use serde_json::{Map, Value, json};
+
+use super::server::Connect;
+use crate::{
+    Outcome,
+    failure::{CliError, Failure},
+    ui::Ui,
+};
+
+/// The register of departmental systems.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Register systems, by options or from a TOML or CSV file
+    Add(Box<Add>),
+    /// List the register in restore order
+    List(Connect),
+    /// Show one entry
+    Show(One),
+    /// Change keys of one entry
+    Edit(Edit),
+    /// Take a system out of the register; its restore points must be gone
+    Remove(Remove),
+}
+
+#[derive(Debug, clap::Args)]
+struct Add {
+    #[command(flatten)]
+    connect: Connect,
+    /// Register everything in this file (`[[system]]` in TOML, or CSV with a header)
+    #[arg(long, value_name = "FILE", conflicts_with = "id")]
+    from: Option<PathBuf>,
+    /// Short name; also login and folder
+    #[arg(long, required_unless_present = "from")]
+    id: Option<String>,
+    /// Name in Japanese
+    #[arg(long, value_name = "NAME")]
+    name_ja: Option<String>,
+    /// Name in English
+    #[arg(long, value_name = "NAME")]
+    name_en: Option<String>,
+    /// Who answers for it
+    #[arg(long, value_name = "NAME")]
+    owner: Option<String>,
+    /// Its vendor
+    #[arg(long, value_name = "NAME")]
+    vendor: Option<String>,
+    /// Whom to call
+    #[arg(long, value_name = "TEXT")]
+    contact: Option<String>,
+    /// critical, important or standard
+    #[arg(long, value_name = "CLASS")]
+    protection: Option<String>,
+    /// How old a restore point may be: `24h`
+    #[arg(long, value_name = "TIME")]
+    rpo: Option<String>,
+    /// How long it may be away: `4h`
+    #[arg(long, value_name = "TIME")]
+    rto: Option<String>,
+    /// Place in the restore order, 1 first
+    #[arg(long, value_name = "NUMBER")]
+    restore_order: Option<u32>,
+    /// When: a cron line of five fields
+    #[arg(long, value_name = "CRON")]
+    schedule: Option<String>,
+    /// Most that a restic client's repository may hold: `500 GiB`
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<String>,
+    /// How it is read, key by key: `kind=smb`; without any it is a stock restic client
+    #[arg(long, value_name = "KEY=VALUE")]
+    source: Vec<String>,
+    /// Where to put a restic client's URL, passwords and certificate, mode 0600, instead of printing them
+    #[arg(long, value_name = "FOLDER")]
+    credentials: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct One {
+    #[command(flatten)]
+    connect: Connect,
+    /// Which system
+    system: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Edit {
+    #[command(flatten)]
+    connect: Connect,
+    /// Which system
+    system: String,
+    /// Change one key, with a dot for nested ones: `schedule.cron=0 2 * * *`, `enabled=false`
+    #[arg(long = "set", value_name = "KEY=VALUE", required = true)]
+    change: Vec<String>,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Remove {
+    #[command(flatten)]
+    connect: Connect,
+    /// Which system
+    system: String,
+    /// Really do it
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
+    match &args.verb {
+        Verb::Add(new) => add(new, ui),
+        Verb::List(connect) => list(connect, ui),
+        Verb::Show(one) => {
+            let entry: Value = one.connect.client()?.get(&format!("/v1/systems/{}", one.system))?;
+            ui.data(&entry);
+            ui.line(serde_json::to_string_pretty(&entry).unwrap_or_default());
+            Ok(Exit::Done)
+        }
+        Verb::Edit(edit) => change(edit, ui),
+        Verb::Remove(remove) => {
+            if !remove.yes {
+                ui.line(format!("{}: {}", ui.pick("台帳から削除します", "would be removed"), remove.system));
+                return Err(CliError::Argument("nothing was removed; add `--yes`".to_owned()).into());
+            }
+            let answer: Value = remove.connect.client()?.delete(&format!("/v1/systems/{}", remove.system))?;
+            ui.data(&answer);
+            ui.line(format!("{}: {}", ui.pick("削除しました", "removed"), remove.system));
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// `a.b=1` into `{"a":{"b":1}}`; a value is JSON where it parses as such, else text.
+fn put(object: &mut Map<String, Value>, pair: &str) -> Result<(), Failure> {
+    let (key, text) =
+        pair.split_once('=').ok_or_else(|| CliError::Argument(format!("`{pair}` is not of the form `key=value`")))?;
+    let value = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
+    let mut parts = key.split('.').peekable();
+    let mut here = object;
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            here.insert(part.to_owned(), value);
+            break;
+        }
+        let below = here.entry(part).or_insert_with(|| Value::Object(Map::new()));
+        if !below.is_object() {
+            *below = Value::Object(Map::new());
+        }
+        let Value::Object(next) = below else { break };
+        here = next;
+    }
+    Ok(())
+}
+
+fn entries(new: &Add) -> Result<Vec<Entry>, Failure> {
+    if let Some(file) = &new.from {
+        return Ok(register::read(file)?);
+    }
+    let mut object = Map::new();
+    let texts = [
+        ("id", &new.id),
+        ("name_ja", &new.name_ja),
+        ("name_en", &new.name_en),
+        ("owner", &new.owner),
+        ("vendor", &new.vendor),
+        ("contact", &new.contact),
+        ("protection", &new.protection),
+        ("rpo", &new.rpo),
+        ("rto", &new.rto),
+        ("schedule", &new.schedule),
+        ("quota", &new.quota),
+    ];
+    for (key, text) in texts {
+        if let Some(text) = text {
+            object.insert(key.to_owned(), Value::from(text.as_str()));
+        }
+    }
+    if let Some(order) = new.restore_order {
+        object.insert("restore_order".to_owned(), Value::from(order));
+    }
+    for pair in &new.source {
+        put(&mut object, &format!("source.{pair}"))?;
+    }
+    let entry = serde_json::from_value(Value::Object(object))
+        .map_err(|error| CliError::Argument(format!("the options do not make an entry: {error}")))?;
+    Ok(vec![entry])
+}
+
+fn add(new: &Add, ui: &Ui) -> Outcome {
+    let client = new.connect.client()?;
+    for entry in entries(new)? {
+        let added: Value = client.post("/v1/systems", &entry)?;
+        let id = entry.id.as_str();
+        ui.line(format!("{}: {id}", ui.pick("登録しました", "registered")));
+        let granted = &added["client"];
+        match &new.credentials {
+            Some(folder) if granted.is_object() => {
+                credentials(&folder.join(id), granted)?;
+                ui.line(format!("  {}: {}", ui.pick("接続情報", "credentials"), folder.join(id).display()));
+                ui.data(&json!({ "system": added["system"], "credentials": folder.join(id) }));
+            }
+            _ => {
+                ui.data(&added);
+                for key in ["url", "login_password", "repository_password"] {
+                    if let Some(text) = granted[key].as_str() {
+                        ui.line(format!("  {key}: {text}"));
+                    }
+                }
+                if granted.is_object() {
+                    ui.note(ui.pick("これらは二度と表示されません。", "These are shown once and kept nowhere."));
+                }
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// What a restic client needs, one file each, readable by the owner only.
+fn credentials(folder: &Path, granted: &Value) -> Result<(), Failure> {
+    fs_err::create_dir_all(folder).map_err(CliError::File)?;
+    for (name, key) in [
+        ("url", "url"),
+        ("login", "login"),
+        ("login.password", "login_password"),
+        ("repository.password", "repository_password"),
+        ("ca.pem", "authority"),
+    ] {
+        let mut options = fs_err::OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        options.options_mut().mode(0o600);
+        let mut file = options.open(folder.join(name)).map_err(CliError::File)?;
+        writeln!(file, "{}", granted[key].as_str().unwrap_or_default().trim_end()).map_err(CliError::File)?;
+    }
+    Ok(())
+}
+
+fn list(connect: &Connect, ui: &Ui) -> Outcome {
+    let entries: Vec<Value> = connect.client()?.get("/v1/systems")?;
+    ui.data(&entries);
+    for entry in &entries {
+        let system = &entry["system"];
+        let text = |key: &str| system[key].as_str().unwrap_or_default().to_owned();
+        let name = if ui.pick("ja", "en") == "ja" { text("name_ja") } else { text("name_en") };
+        let off = if system["enabled"] == true { "" } else { ui.pick("(無効)", "(disabled)") };
+        ui.line(format!(
+            "{:>3} {:<20} {:<10} {:<9} {:<16} {name}{off}",
+            system["restore_order"],
+            text("id"),
+            text("protection"),
+            text("writer"),
+            system["schedule"]["cron"].as_str().unwrap_or_default()
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+fn change(edit: &Edit, ui: &Ui) -> Outcome {
+    let client = edit.connect.client()?;
+    let path = format!("/v1/systems/{}", edit.system);
+    let registered: Value = client.get(&path)?;
+    let before = registered["system"].clone();
+    let Value::Object(mut after) = before.clone() else {
+        return Err(CliError::Argument("the server's answer has no entry".to_owned()).into());
+    };
+    for pair in &edit.change {
+        put(&mut after, pair)?;
+    }
+    for (key, new) in &after {
+        if before.get(key) != Some(new) {
+            ui.line(format!("{key}: {} → {new}", before.get(key).unwrap_or(&Value::Null)));
+        }
+    }
+    if edit.dry_run {
+        ui.data(&json!({ "before": before, "after": after }));
+        return Ok(Exit::Done);
+    }
+    let entry: Value = client.put(&format!("{path}?version={}", registered["version"]), &after)?;
+    ui.data(&entry);
+    Ok(Exit::Done)
+}

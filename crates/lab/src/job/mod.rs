@@ -1,0 +1,61 @@
+//! The main job, from end to end and with the product's own binaries: departments backed up into one
+//! primary, a vault that is connected only while it pulls, a gate that is killed while bytes flow, a missed
+//! backup that somebody is told of, an attack on departments and primary, and every system restored from the
+//! vault as a running service and proven identical.
+//!
+//! ```text
+//! site   the server, its register, its keys                 ─┐
+//! night  departments → primary (SMB, PostgreSQL, restic)     │ each step works by itself and says what it
+//! vault  gate, observer, vault; windows; the kill            │ saw; the summary holds every figure
+//! alarm  a backup that never came, the mail that says so     │
+//! back   the attack, the restore window, the comparison     ─┘
+//! ```
+//!
+//! Nothing here knows the inside of a room: everything goes through `kuramori`, `kuramori-gated`,
+//! `kuramori-observed` and the departments' own servers.
+
+mod alarm;
+mod back;
+mod door;
+mod evidence;
+mod night;
+mod product;
+mod site;
+mod story;
+mod summary;
+mod vault;
+
+pub use door::Door;
+pub use product::Product;
+pub use story::Story;
+pub use summary::Summary;
+
+use crate::{Result, lab::Lab};
+
+/// Does the whole job in a lab that is up with all servers.
+///
+/// # Errors
+/// A step that cannot be done at all. What was done and is not as it should be stands in the summary, and
+/// [`Summary::good`] says no.
+pub fn run(lab: &Lab, product: &Product, story: &Story) -> Result<Summary> {
+    let mut summary = Summary::default();
+    let site = site::raise(lab, product, story)?;
+    story.console(&site.console());
+    night::pull(&site, "billing", &mut summary, story)?;
+    night::pull(&site, "ophthalmology", &mut summary, story)?;
+    night::prepare_pacs(&site)?;
+
+    summary.positive_control = vault::positive_control(lab, story)?;
+    let vault = vault::raise(lab, product, &site, story)?;
+    vault.window(&mut summary, story)?;
+    night::pacs(&site, &mut summary, story)?;
+    let truth = crate::Manifest::make(lab, "night")?;
+    vault.killed_window(&mut summary, story)?;
+    vault.window(&mut summary, story)?;
+
+    alarm::missed(&site, &mut summary, story)?;
+    back::attack(lab, &mut summary, story)?;
+    back::restore(lab, product, &vault, &truth, &mut summary, story)?;
+    summary.evidence = evidence::write(lab, &summary)?;
+    Ok(summary)
+}

@@ -1,0 +1,105 @@
+//! A night's backups: what we pull, and what a stock restic client sends.
+
+use kuramori_model::clock::{Clock, SystemClock};
+use serde_json::Value;
+
+use super::{
+    Story,
+    site::{Site, last_json},
+    summary::{Summary, SystemFigures},
+};
+use crate::{Program, Result, Role};
+
+/// Has the server pull a department, and waits.
+pub(super) fn pull(site: &Site<'_>, system: &str, summary: &mut Summary, story: &Story) -> Result<()> {
+    let begin = SystemClock.boot();
+    let run = site.ask(&["backup", "run", system, "--wait"])?;
+    let figures = SystemFigures {
+        name: system.to_owned(),
+        way: if system == "billing" { "postgres" } else { "smb" },
+        bytes: run["facts"]["bytes"].as_u64().unwrap_or(0),
+        seconds: (SystemClock.boot() - begin).as_secs_f64(),
+        restore_point: newest(site, system)?,
+        complete: run["state"] == "complete",
+        outage_s: 0.0,
+    };
+    tell(&figures, story);
+    record(summary, figures);
+    Ok(())
+}
+
+/// Debian's restic on the picture archive's host, with what `system add` handed out.
+fn restic(site: &Site<'_>, words: &[&str]) -> Result<Program> {
+    let folder = site.file("credentials/pacs");
+    let read = |name: &str| Ok::<_, crate::LabError>(fs_err::read_to_string(folder.join(name))?.trim().to_owned());
+    Ok(Program::new("restic")
+        .args(["--json", "--no-cache", "-r"])
+        .arg(restic_url(&read("url")?, &read("login")?, &read("login.password")?))
+        .arg("--password-file")
+        .arg(folder.join("repository.password"))
+        .arg("--cacert")
+        .arg(folder.join("ca.pem"))
+        .args(words))
+}
+
+/// The picture archive makes its repository, so that the vault can pin it at its enrolment.
+pub(super) fn prepare_pacs(site: &Site<'_>) -> Result<()> {
+    site.lab.host(Role::Pac).run(&restic(site, &["init"])?).map(drop)
+}
+
+/// The picture archive sends for itself with Debian's restic, stopped and started around it.
+pub(super) fn pacs(site: &Site<'_>, summary: &mut Summary, story: &Story) -> Result<()> {
+    let host = site.lab.host(Role::Pac);
+    let (archive, begin) = (site.lab.pacs(), SystemClock.boot());
+    archive.stop()?;
+    let data = archive.data().display().to_string();
+    let sent = host.text(&restic(site, &["backup", &data])?);
+    archive.start()?;
+    let outage = (SystemClock.boot() - begin).as_secs_f64();
+    let report: Value = last_json(&sent?)?;
+    let figures = SystemFigures {
+        name: "pacs".to_owned(),
+        way: "restic",
+        bytes: report["total_bytes_processed"].as_u64().unwrap_or(0),
+        seconds: report["total_duration"].as_f64().unwrap_or(outage),
+        restore_point: report["snapshot_id"].as_str().unwrap_or_default().to_owned(),
+        complete: report["message_type"] == "summary",
+        outage_s: outage,
+    };
+    story.tell(
+        &format!("画像システムの停止時間 {outage:.1} 秒"),
+        &format!("the picture archive was stopped for {outage:.1} s"),
+    );
+    tell(&figures, story);
+    record(summary, figures);
+    Ok(())
+}
+
+/// `rest:https://host/…` with the login in it.
+fn restic_url(url: &str, login: &str, password: &str) -> String {
+    if url.contains('@') {
+        return url.to_owned();
+    }
+    url.replacen("https://", &format!("https://{login}:{password}@"), 1)
+}
+
+fn newest(site: &Site<'_>, system: &str) -> Result<String> {
+    let points = site.ask(&["backup", "points", system])?;
+    let newest = points.as_array().and_then(|all| all.iter().max_by_key(|point| point["sequence"].as_u64()));
+    Ok(newest.and_then(|point| point["snapshot"].as_str()).unwrap_or_default().to_owned())
+}
+
+fn tell(figures: &SystemFigures, story: &Story) {
+    let mib = figures.bytes as f64 / f64::from(1 << 20);
+    let SystemFigures { name, way, seconds, .. } = figures;
+    story.tell(
+        &format!("{name} → 一次バックアップ({way}): {mib:.0} MiB、{seconds:.1} 秒"),
+        &format!("{name} → primary ({way}): {mib:.0} MiB in {seconds:.1} s"),
+    );
+}
+
+/// The newest figures of a system replace its earlier ones.
+fn record(summary: &mut Summary, figures: SystemFigures) {
+    summary.systems.retain(|known| known.name != figures.name);
+    summary.systems.push(figures);
+}

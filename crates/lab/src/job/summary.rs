@@ -1,0 +1,158 @@
+//! The figures of one run: the object that `./run --once --json` ends with.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// All figures. Seconds and bytes; keys are a contract.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Summary {
+    /// How each department got into the primary.
+    pub systems: Vec<SystemFigures>,
+    /// The first ordinary window.
+    pub window: Option<WindowFigures>,
+    /// Every window, the killed one included.
+    pub windows: Vec<WindowFigures>,
+    /// Last byte after `kuramori-gated` got SIGKILL while bytes flowed.
+    pub closed_after_kill_s: Option<f64>,
+    /// The witness behind the gate was reached with the gate flushed: the tests below would see an open gate.
+    pub positive_control: bool,
+    /// What the attack did.
+    pub attack: AttackFigures,
+    /// The missed backup.
+    pub missed: Option<MissedFigures>,
+    /// What came back.
+    pub restored: Vec<RestoredFigures>,
+    /// The evidence sheets, Japanese and English.
+    pub evidence: Vec<PathBuf>,
+}
+
+/// A department's way into the primary.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SystemFigures {
+    /// `billing`, `ophthalmology`, `pacs`.
+    pub name: String,
+    /// `postgres`, `smb`, `restic`.
+    pub way: &'static str,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Seconds that it took.
+    pub seconds: f64,
+    /// The restore point's id.
+    pub restore_point: String,
+    /// Whether it is whole.
+    pub complete: bool,
+    /// Seconds that the department's server was stopped for it.
+    pub outage_s: f64,
+}
+
+/// One window.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct WindowFigures {
+    /// Its number.
+    pub window: u64,
+    /// Exposure by the gate's own commands.
+    pub commanded_s: f64,
+    /// Exposure by the layers' read-back.
+    pub actuator_s: f64,
+    /// Exposure as the observer's probes saw it.
+    pub probe_s: f64,
+    /// Bytes that came into the vault.
+    pub bytes: u64,
+    /// Whether the path was seen closed afterwards.
+    pub closed_verified: bool,
+}
+
+/// What the attack did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct AttackFigures {
+    /// Department files made useless.
+    pub files_encrypted: u64,
+    /// Files of the primary's repositories destroyed.
+    pub repository_files_destroyed: u64,
+    /// Files forged into the primary's repositories.
+    pub repository_files_forged: u64,
+    /// Contacts that the vault accepted from the attacker.
+    pub vault_connections_accepted: u64,
+}
+
+/// The missed backup.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct MissedFigures {
+    /// Which system.
+    pub system: String,
+    /// Seconds from its deadline to the alarm.
+    pub found_after_s: f64,
+    /// Whether the mail arrived.
+    pub mail_received: bool,
+    /// Its subject.
+    pub subject: String,
+}
+
+/// A system that came back.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct RestoredFigures {
+    /// Which.
+    pub name: String,
+    /// From where: always the vault.
+    pub from: &'static str,
+    /// When the restore point was taken.
+    pub generation: String,
+    /// Nothing is missing, changed or added.
+    pub identical: bool,
+    /// Its server answers.
+    pub running: bool,
+    /// Seconds from the decision to the probe's yes, the restore window included.
+    pub rto_s: f64,
+    /// The first differences, if there are any.
+    pub differences: Vec<String>,
+}
+
+impl Summary {
+    /// Whether the run showed all that it has to show: every system back, identical and running; nothing
+    /// reached the vault outside a window; the gate closed by itself; somebody was told of the missed backup.
+    pub fn good(&self) -> bool {
+        self.faults().is_empty()
+    }
+
+    /// What did not hold, one line each.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        let mut must = |holds: bool, text: String| {
+            if !holds {
+                faults.push(text);
+            }
+        };
+        must(self.systems.len() >= 3, "not every department was backed up".to_owned());
+        for system in &self.systems {
+            must(system.complete, format!("{}: the restore point is not complete", system.name));
+        }
+        must(self.positive_control, "the witness was not reached through a flushed gate".to_owned());
+        must(!self.windows.is_empty(), "there was no window".to_owned());
+        for window in &self.windows {
+            must(window.closed_verified, format!("window {}: not seen closed", window.window));
+        }
+        must(self.closed_after_kill_s.is_some_and(|s| s <= 3.1), "the gate did not close within 3.1 s of its death".to_owned());
+        must(self.attack.files_encrypted > 0, "the attack encrypted nothing".to_owned());
+        must(self.attack.repository_files_destroyed > 0, "the attack destroyed nothing at the primary".to_owned());
+        must(self.attack.vault_connections_accepted == 0, "something reached the vault outside a window".to_owned());
+        must(self.missed.as_ref().is_some_and(|missed| missed.mail_received), "nobody was told of the missed backup".to_owned());
+        must(self.restored.len() >= 3, "not every system was restored".to_owned());
+        for system in &self.restored {
+            must(system.identical, format!("{}: not identical: {:?}", system.name, system.differences));
+            must(system.running, format!("{}: not running", system.name));
+        }
+        faults
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_run_is_not_good_and_says_why() {
+        let faults = Summary::default().faults();
+        assert!(faults.len() >= 7, "{faults:?}");
+    }
+}
