@@ -31,6 +31,7 @@ cause-report-overdue = The vault's report is late (to be confirmed).
 cause-not-in-vault = { $system } has no restore point in the vault.
 cause-no-report = The vault has never reported.
 cause-no-point = { $system } has no restore point anywhere.
+cause-vault-answers = The vault answers the production side. A path is open that must never be.
 
 next = Next action
 next-none = Nothing to do.
@@ -45,6 +46,7 @@ next-report-overdue = Look at the last and the next window on the vault's own sc
 next-not-in-vault = Wait for the vault's next window; if it is still missing then, look at the vault's own screen.
 next-no-report = Check that `kuramori server enroll-vault` was done and that the vault has had its first window.
 next-no-point = Take it with `kuramori backup run { $id }`; if that fails, put the shown cause right.
+next-vault-answers = Secure the gate on the vault's own screen at once, then check the switch and the cabling.
 
 alarms = Alarms
 alarms-none = No alarm is open.

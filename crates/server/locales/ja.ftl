@@ -31,6 +31,7 @@ cause-report-overdue = 隔離保管庫の報告が遅れています(要確認)�
 cause-not-in-vault = { $system }の復元点が隔離保管庫にありません。
 cause-no-report = 隔離保管庫からの報告がまだ一度も届いていません。
 cause-no-point = { $system }の復元点がどこにもありません。
+cause-vault-answers = 隔離保管庫が拠点側からの探査に応答しています。あってはならない経路が開いています。
 
 next = 次の対応
 next-none = 対応は不要です。
@@ -45,6 +46,7 @@ next-report-overdue = 隔離保管庫の画面で、前回の開放と次の予�
 next-not-in-vault = 隔離保管庫の次の開放を待ち、それでも無ければ隔離保管庫の画面を確認してください。
 next-no-report = `kuramori server enroll-vault` が済んでいるか、隔離保管庫の画面で初回の開放を確認してください。
 next-no-point = `kuramori backup run { $id }` で取得し、失敗したら表示された原因を直してください。
+next-vault-answers = すぐに隔離保管庫の画面で緊急遮断し、スイッチと配線を確認してください。
 
 alarms = 警報
 alarms-none = 続いている警報はありません。

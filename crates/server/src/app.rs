@@ -10,12 +10,7 @@ use kuramori_model::clock::{Clock, Random, SystemClock, SystemRandom};
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    ServerError,
-    config::Config,
-    error::Result,
-    facts::Gate,
-    keys::Keys,
-    logins::CatalogLogins,
+    ServerError, config::Config, error::Result, facts::Gate, keys::Keys, logins::CatalogLogins,
     receive::Refused,
 };
 
@@ -61,7 +56,8 @@ impl std::ops::Deref for App {
 impl App {
     /// Opens catalog and keys. A second server on the same catalog is refused here.
     pub async fn open(config: Config) -> Result<Self> {
-        let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) = (Arc::new(SystemClock), Arc::new(SystemRandom));
+        let (clock, random): (Arc<dyn Clock>, Arc<dyn Random>) =
+            (Arc::new(SystemClock), Arc::new(SystemRandom));
         let keys = Keys::open(&config)?;
         let catalog = Catalog::open(&database(&config)?, clock.clone()).await?;
         let logins = Arc::new(CatalogLogins::default());
@@ -107,6 +103,8 @@ pub(crate) fn database(config: &Config) -> Result<PathBuf> {
 }
 
 /// Runs blocking work of a room on a thread where it may block.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|error| ServerError::Bug(error.to_string()))?
 }

@@ -60,7 +60,10 @@ impl Fault for ClientError {
             Self::Away { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 Some("run it as the server's user or as root".to_owned())
             }
-            Self::Away { .. } => Some("start it with `kuramori server --config FILE`, or name its socket with `--socket`".to_owned()),
+            Self::Away { .. } => Some(
+                "start it with `kuramori server --config FILE`, or name its socket with `--socket`"
+                    .to_owned(),
+            ),
             Self::Refused(problem) => problem.hint.clone(),
             Self::Broken(_) => None,
         }
@@ -111,15 +114,21 @@ impl Client {
         self.call(Method::DELETE, path, &())
     }
 
-    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
         let broken = |error: &dyn std::fmt::Display| ClientError::Broken(error.to_string());
         let body = serde_json::to_vec(body).map_err(|error| broken(&error))?;
         let (status, bytes) = self.runtime.block_on(async {
             let stream = tokio::net::UnixStream::connect(&self.socket)
                 .await
                 .map_err(|source| ClientError::Away { socket: self.socket.clone(), source })?;
-            let (mut sender, connection) =
-                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| broken(&error))?;
             let connection = tokio::spawn(connection);
             let request = Request::builder()
                 .method(method)

@@ -11,8 +11,8 @@ use axum::{
     http::{
         HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{
-            ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, REFERRER_POLICY, SET_COOKIE,
-            VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+            ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, REFERRER_POLICY,
+            SET_COOKIE, VARY, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
         },
     },
     middleware::{self, Next},
@@ -73,7 +73,10 @@ struct Asked {
 fn choose(asked: Option<&str>, headers: &HeaderMap, default: Language) -> Language {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     let cookie = || {
-        text(COOKIE)?.split(';').find_map(|pair| pair.trim().strip_prefix("kuramori_lang=")).and_then(lang::parse)
+        text(COOKIE)?
+            .split(';')
+            .find_map(|pair| pair.trim().strip_prefix("kuramori_lang="))
+            .and_then(lang::parse)
     };
     asked
         .and_then(lang::parse)
@@ -88,7 +91,8 @@ async fn screen(State(console): State<Console>, Query(asked): Query<Asked>, head
         Ok(facts) => facts,
         Err(error) => return broken(&error),
     };
-    let word = |finding: &Finding, catalogue: &Catalogue| console.facts.word(finding, &facts.systems, catalogue);
+    let word =
+        |finding: &Finding, catalogue: &Catalogue| console.facts.word(finding, &facts.systems, catalogue);
     let mut response = match page::render(&facts, catalogue, &console.zone, &word) {
         Ok(html) => Html(html).into_response(),
         Err(error) => return broken(&error.to_string()),
@@ -121,7 +125,8 @@ async fn health(State(console): State<Console>) -> Response {
 /// The log has the reason; a page that anybody may open does not.
 fn broken(error: &str) -> Response {
     tracing::error!(error, "the console cannot gather its facts");
-    (StatusCode::SERVICE_UNAVAILABLE, "the catalog cannot be read now; see the server's log\n").into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, "the catalog cannot be read now; see the server's log\n")
+        .into_response()
 }
 
 async fn nothing(State(console): State<Console>, headers: HeaderMap) -> Response {

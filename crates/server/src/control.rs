@@ -20,14 +20,7 @@ use kuramori_repo::{
     store::FileId,
 };
 
-use crate::{
-    App, ServerError,
-    app::blocking,
-    enrol::Vault,
-    error::Result,
-    repositories::secret_name,
-    seal,
-};
+use crate::{App, ServerError, app::blocking, enrol::Vault, error::Result, repositories::secret_name, seal};
 
 /// Names of the files in a `_control` restore point.
 pub(crate) const CATALOG: &str = "catalog.jsonl";
@@ -45,7 +38,8 @@ impl App {
         }
         let password = self.password(CONTROL_REPOSITORY).await?;
         let mut files = self.wraps().await?;
-        let read = |path: &str| fs_err::read(self.config.data.join(path)).map_err(ServerError::file("read a key"));
+        let read =
+            |path: &str| fs_err::read(self.config.data.join(path)).map_err(ServerError::file("read a key"));
         files.push((IDENTITY.to_owned(), read("keys/server.age.recovery")?));
         files.push((RECOVERY.to_owned(), read("keys/recovery.pub")?));
         files.push((AUTHORITY.to_owned(), read("tls/ca.pem")?));
@@ -57,7 +51,8 @@ impl App {
         let app = self.clone();
         blocking(move || {
             let repository = app.open_repository(CONTROL_REPOSITORY, &password)?.index()?;
-            let mut session = repository.backup(Options { patience: crate::job::LEASE, ..Options::default() })?;
+            let mut session =
+                repository.backup(Options { patience: crate::job::LEASE, ..Options::default() })?;
             let file = fs_err::File::open(&export).map_err(ServerError::file("read the export"))?;
             let size = file.metadata().map_err(ServerError::file("read the export"))?.len();
             let now = app.clock.now();
@@ -88,7 +83,10 @@ impl App {
         for name in self.repository_names().await? {
             let password = self.password(&name).await?;
             for (holder, recipient) in &holders {
-                wraps.push((format!("wraps/{name}/{holder}.age"), seal::wrap(password.as_bytes(), recipient)?));
+                wraps.push((
+                    format!("wraps/{name}/{holder}.age"),
+                    seal::wrap(password.as_bytes(), recipient)?,
+                ));
             }
         }
         Ok(wraps)
@@ -98,7 +96,10 @@ impl App {
     pub(crate) async fn repository_names(&self) -> Result<Vec<String>> {
         let prefix = secret_name("");
         let secrets = self.catalog.secrets().await?;
-        Ok(secrets.into_iter().filter_map(|secret| secret.name.strip_prefix(&prefix).map(str::to_owned)).collect())
+        Ok(secrets
+            .into_iter()
+            .filter_map(|secret| secret.name.strip_prefix(&prefix).map(str::to_owned))
+            .collect())
     }
 }
 

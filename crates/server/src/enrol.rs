@@ -77,10 +77,8 @@ impl App {
         }
         let reports = self.repository_folder(REPORTS);
         for kind in ["snapshots", "data", "index", "keys", "locks"] {
-            fs_err::create_dir_all(reports.join(kind)).map_err(ServerError::file("make the report repository"))?;
-        }
-        if !self.repository_folder(kuramori_model::ids::CONTROL_REPOSITORY).join("config").exists() {
-            self.export_control().await?;
+            fs_err::create_dir_all(reports.join(kind))
+                .map_err(ServerError::file("make the report repository"))?;
         }
         let (login, report_login) = (format!("vault-{}", vault.name), format!("report-{}", vault.name));
         let random = self.random.as_ref();
@@ -92,13 +90,23 @@ impl App {
         vaults.push(vault.clone());
         self.catalog.set_setting(SETTING, &vaults).await?;
 
+        // From now on the new vault is among those who can open every password.
+        for name in self.repository_names().await? {
+            let password = self.password(&name).await?;
+            self.keep_password(&name, &password).await?;
+        }
+        self.export_control().await?;
+
         let mut pins = BTreeMap::new();
         for name in self.repository_names().await? {
             let folder = self.repository_folder(&name);
             if !folder.join("config").exists() {
                 continue;
             }
-            private(&out.join("passwords").join(&name), format!("{}\n", self.password(&name).await?).as_bytes())?;
+            private(
+                &out.join("passwords").join(&name),
+                format!("{}\n", self.password(&name).await?).as_bytes(),
+            )?;
             let wrap = folder.join(WRAPS).join("recovery.age");
             if wrap.exists() {
                 let wrap = fs_err::read(wrap).map_err(ServerError::file("read a wrap"))?;
@@ -120,7 +128,8 @@ impl App {
             report_repository: REPORTS.to_owned(),
             pins,
         };
-        let text = serde_json::to_vec_pretty(&enrolment).map_err(|error| ServerError::Bug(error.to_string()))?;
+        let text =
+            serde_json::to_vec_pretty(&enrolment).map_err(|error| ServerError::Bug(error.to_string()))?;
         private(&out.join("enrolment.json"), &text)?;
         let data = serde_json::json!({ "vault": enrolment.vault });
         self.catalog.add_event("admin", "vault.enrolled", None, &data).await?;

@@ -144,8 +144,12 @@ impl Fault for ServerError {
         }
         Some(match self {
             Self::Exists(_) => "nothing was changed; keys are never written over".to_owned(),
-            Self::NotInitialised(_) => "run `kuramori server init` first, or `kuramori server rebuild`".to_owned(),
-            Self::SocketTaken(_) => "stop the other server, or give this one `admin.socket` of its own".to_owned(),
+            Self::NotInitialised(_) => {
+                "run `kuramori server init` first, or `kuramori server rebuild`".to_owned()
+            }
+            Self::SocketTaken(_) => {
+                "stop the other server, or give this one `admin.socket` of its own".to_owned()
+            }
             Self::HoursEnded { .. } => "widen its windows, or start it earlier".to_owned(),
             _ => return None,
         })

@@ -44,7 +44,8 @@ impl App {
         });
         let windows = self.catalog.windows(None, WINDOWS).await?;
         let open = RunFilter { open: true, ..RunFilter::default() };
-        let mut running: Vec<Running> = self.catalog.runs(&open).await?.into_iter().map(self::running).collect();
+        let mut running: Vec<Running> =
+            self.catalog.runs(&open).await?.into_iter().map(self::running).collect();
         running.reverse();
         let alarms = self.catalog.open_alarms().await?;
         Ok(Status {
@@ -76,9 +77,9 @@ impl App {
         let primary = self.catalog.newest_point(&id, Place::Primary).await?;
         // Only what is proven whole and not suspected counts as a way back.
         let vault = self.catalog.points(&id, Place::Vault).await?;
-        let vault = vault.into_iter().find(|point| {
-            point.complete && !matches!(point.verdict, Verdict::Suspect | Verdict::Corrupt)
-        });
+        let vault = vault
+            .into_iter()
+            .find(|point| point.complete && !matches!(point.verdict, Verdict::Suspect | Verdict::Corrupt));
         let filter = RunFilter { system: Some(id.clone()), limit: 5, ..RunFilter::default() };
         let last = self.catalog.runs(&filter).await?.into_iter().find(|run| run.ended_at.is_some());
         let table = Timetable::new(&registered.system.schedule).ok();
@@ -138,7 +139,8 @@ fn state(
             && primary.is_none_or(|point| run.ended_at.is_some_and(|ended| ended > point.received))
     });
     let Some(point) = primary else {
-        let owed = table.and_then(|table| table.last_owed(now)).is_some_and(|due| due >= registered.created_at);
+        let owed =
+            table.and_then(|table| table.last_owed(now)).is_some_and(|due| due >= registered.created_at);
         return if failed || owed { State::Failed } else { State::Waiting };
     };
     if failed {

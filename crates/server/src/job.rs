@@ -21,12 +21,7 @@ use kuramori_model::{
 use kuramori_repo::backup::{Draft, Options};
 use kuramori_source::{Control, report::Origin};
 
-use crate::{
-    App, ServerError,
-    app::blocking,
-    error::Result,
-    repositories::count,
-};
+use crate::{App, ServerError, app::blocking, error::Result, repositories::count};
 
 /// How long a job may be silent before another server may call it dead.
 pub(crate) const LEASE: Duration = Duration::from_mins(1);
@@ -102,9 +97,13 @@ pub(crate) async fn work(app: App, claim: Claim) {
     });
     let committed = end.point.is_some();
     match app.catalog.finish(&claim, &end).await {
-        Ok(Some(point)) => tracing::info!(%run, %system, sequence = %point.sequence, "restore point committed"),
+        Ok(Some(point)) => {
+            tracing::info!(%run, %system, sequence = %point.sequence, "restore point committed")
+        }
         Ok(None) => {}
-        Err(error) => tracing::error!(%run, %system, "the run's end could not be recorded: {}", chain(&error)),
+        Err(error) => {
+            tracing::error!(%run, %system, "the run's end could not be recorded: {}", chain(&error))
+        }
     }
     if committed && let Err(error) = app.export_control().await {
         tracing::error!("the catalog could not be exported: {}", chain(&error));
@@ -117,7 +116,9 @@ pub(crate) async fn work(app: App, claim: Claim) {
 /// lost.
 async fn pulse(app: &App, claim: &Claim, steering: &Steering) {
     let table = match app.catalog.system(&claim.run.system).await {
-        Ok(registered) if claim.run.reason != Reason::Manual => Timetable::new(&registered.system.schedule).ok(),
+        Ok(registered) if claim.run.reason != Reason::Manual => {
+            Timetable::new(&registered.system.schedule).ok()
+        }
         _ => None,
     };
     let mut silent = Duration::ZERO;
@@ -152,8 +153,9 @@ async fn pulse(app: &App, claim: &Claim, steering: &Steering) {
 async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End> {
     let registered = app.catalog.system(&claim.run.system).await?;
     let system = registered.system;
-    let config: kuramori_source::Config = serde_json::from_value(system.source.clone())
-        .map_err(|error| ServerError::Entry { place: system.id.to_string(), why: format!("source: {error}") })?;
+    let config: kuramori_source::Config = serde_json::from_value(system.source.clone()).map_err(|error| {
+        ServerError::Entry { place: system.id.to_string(), why: format!("source: {error}") }
+    })?;
     let password = app.password(system.id.as_str()).await?;
     let previous = app.catalog.setting(&marker_setting(&system.id)).await?;
     let (run, app_) = (claim.run.id, app.clone());
@@ -167,7 +169,11 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
                 Arc::new(move |seen| {
                     let phase = serde_json::to_value(seen.phase).ok();
                     *steering.progress.lock().unwrap_or_else(PoisonError::into_inner) = Progress {
-                        phase: phase.as_ref().and_then(serde_json::Value::as_str).unwrap_or("reading").to_owned(),
+                        phase: phase
+                            .as_ref()
+                            .and_then(serde_json::Value::as_str)
+                            .unwrap_or("reading")
+                            .to_owned(),
                         bytes_done: seen.bytes,
                         bytes_total: seen.total.map(|(_, bytes)| bytes),
                         items_done: seen.items,
@@ -185,7 +191,8 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
         let repository = repository.index()?;
         let paths = vec![about.address.clone()];
         let parent = repository.find_parent(id.as_str(), &paths)?;
-        let options = Options { parent, patience: PATIENCE, cancel: steering.engine.clone(), ..Options::default() };
+        let options =
+            Options { parent, patience: PATIENCE, cancel: steering.engine.clone(), ..Options::default() };
         let mut session = repository.backup(options)?;
         let report = source.read(&mut session, &control)?;
         steering.phase("committing");
@@ -208,10 +215,23 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
         let (facts, marker) = facts(&report, &committed, snapshot.tree.to_string());
         let state = if complete { RunState::Complete } else { RunState::CompleteWithErrors };
         let error = (!complete).then(|| {
-            let first = report.faults.first().map(|fault| format!("{}: {}", fault.path, fault.why)).unwrap_or_default();
-            ("source.unreadable-items".to_owned(), format!("{} items could not be read; {first}", report.fault_count))
+            let first = report
+                .faults
+                .first()
+                .map(|fault| format!("{}: {}", fault.path, fault.why))
+                .unwrap_or_default();
+            (
+                "source.unreadable-items".to_owned(),
+                format!("{} items could not be read; {first}", report.fault_count),
+            )
         });
-        let point = NewPoint { system: id, snapshot: committed.id.to_string(), run: Some(run), complete, facts: facts.clone() };
+        let point = NewPoint {
+            system: id,
+            snapshot: committed.id.to_string(),
+            run: Some(run),
+            complete,
+            facts: facts.clone(),
+        };
         Ok((End { state, facts, error, point: Some(point) }, marker))
     })
     .await?;
@@ -233,9 +253,10 @@ fn facts(
     tree: String,
 ) -> (RunFacts, Option<kuramori_source::report::MarkerSeen>) {
     let (identity, marker) = match &report.origin {
-        Origin::Smb(smb) => {
-            (format!("{}/{}/{}/{}", smb.server_guid, smb.volume_serial, smb.share, smb.folder), smb.marker.clone())
-        }
+        Origin::Smb(smb) => (
+            format!("{}/{}/{}/{}", smb.server_guid, smb.volume_serial, smb.share, smb.folder),
+            smb.marker.clone(),
+        ),
         Origin::Postgres(postgres) => (postgres.system_identifier.clone(), None),
     };
     let facts = RunFacts {
@@ -269,7 +290,9 @@ pub(crate) async fn adopt(app: &App) -> Result<usize> {
         match adopt_system(app, &system).await {
             Ok(count) => adopted += count,
             // One unreadable repository must not keep the server from starting; the judge sees the absence.
-            Err(error) => tracing::error!(system = %system.id, "cannot look for restore points: {}", chain(&error)),
+            Err(error) => {
+                tracing::error!(system = %system.id, "cannot look for restore points: {}", chain(&error))
+            }
         }
     }
     Ok(adopted)
@@ -277,8 +300,13 @@ pub(crate) async fn adopt(app: &App) -> Result<usize> {
 
 /// As [`adopt`], for one system; in the order in which the snapshots say they were taken.
 pub(crate) async fn adopt_system(app: &App, system: &kuramori_catalog::System) -> Result<usize> {
-    let known: std::collections::HashSet<String> =
-        app.catalog.points(&system.id, Place::Primary).await?.into_iter().map(|point| point.snapshot).collect();
+    let known: std::collections::HashSet<String> = app
+        .catalog
+        .points(&system.id, Place::Primary)
+        .await?
+        .into_iter()
+        .map(|point| point.snapshot)
+        .collect();
     let password = app.password(system.id.as_str()).await?;
     let (app_, id, ours) = (app.clone(), system.id.clone(), system.writer == Writer::Kuramori);
     let found = blocking(move || {
@@ -288,7 +316,11 @@ pub(crate) async fn adopt_system(app: &App, system: &kuramori_catalog::System) -
         snapshots.sort_by_key(|(_, snapshot)| snapshot.time);
         let mut found = Vec::new();
         for (snapshot, document) in snapshots {
-            let run = document.tags.iter().find_map(|tag| tag.strip_prefix(RUN_TAG)).and_then(|run| run.parse().ok());
+            let run = document
+                .tags
+                .iter()
+                .find_map(|tag| tag.strip_prefix(RUN_TAG))
+                .and_then(|run| run.parse().ok());
             let (facts, complete) = count(repository.clone(), snapshot)?;
             let run = run.filter(|_| ours).map(kuramori_model::ids::RunId);
             found.push(NewPoint { system: id.clone(), snapshot: snapshot.to_string(), run, complete, facts });

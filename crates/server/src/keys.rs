@@ -93,7 +93,10 @@ pub fn init(
         }
         (None, Some(out)) => {
             let (identity, recipient) = seal::generate();
-            private(out, format!("# recovery identity of the hospital; public: {recipient}\n{identity}\n").as_bytes())?;
+            private(
+                out,
+                format!("# recovery identity of the hospital; public: {recipient}\n{identity}\n").as_bytes(),
+            )?;
             (recipient, Some(out.to_owned()))
         }
         (None, None) => {
@@ -117,7 +120,12 @@ pub fn init(
     private(&keys.join("server.age.recovery"), &seal::wrap(identity.as_bytes(), &recovery)?)?;
     // Last: its presence says that everything is there.
     private(&keys.join("server.age"), format!("{identity}\n").as_bytes())?;
-    Ok(Initialised { authority_fingerprint, server_recipient, recovery_recipient: recovery, recovery_identity: identity_out })
+    Ok(Initialised {
+        authority_fingerprint,
+        server_recipient,
+        recovery_recipient: recovery,
+        recovery_identity: identity_out,
+    })
 }
 
 /// Makes or takes the authority and issues the server's certificate; gives the authority and its fingerprint.

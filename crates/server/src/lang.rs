@@ -92,7 +92,9 @@ impl Catalogue {
             60..3600 => self.tell("span-minutes", &[("n", n(seconds / 60))]),
             // Two days are still thought of in hours: 26 hours say more about a nightly backup than a day.
             3600..172_800 if seconds % 3600 < 60 => self.tell("span-full-hours", &[("h", n(seconds / 3600))]),
-            3600..172_800 => self.tell("span-hours", &[("h", n(seconds / 3600)), ("m", n(seconds % 3600 / 60))]),
+            3600..172_800 => {
+                self.tell("span-hours", &[("h", n(seconds / 3600)), ("m", n(seconds % 3600 / 60))])
+            }
             _ if seconds % 86_400 < 3600 => self.tell("span-full-days", &[("d", n(seconds / 86_400))]),
             _ => self.tell("span-days", &[("d", n(seconds / 86_400)), ("h", n(seconds % 86_400 / 3600))]),
         }

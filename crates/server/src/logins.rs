@@ -58,7 +58,13 @@ impl CatalogLogins {
     }
 
     /// Makes or replaces a login; gives its new password, which is kept only as a hash.
-    pub async fn grant(&self, catalog: &Catalog, name: &str, grant: Grant, random: &dyn Random) -> Result<String> {
+    pub async fn grant(
+        &self,
+        catalog: &Catalog,
+        name: &str,
+        grant: Grant,
+        random: &dyn Random,
+    ) -> Result<String> {
         let password = seal::password(random);
         let hash = PasswordHash::new(&password, random).to_string();
         let mut stored: Vec<Stored> = catalog.setting(SETTING).await?.unwrap_or_default();
@@ -81,7 +87,8 @@ impl CatalogLogins {
 fn login(stored: Stored) -> Result<Login> {
     let role = match stored.grant {
         Grant::Append { repository, quota } => Role::Append {
-            repository: RepositoryName::new(&repository).map_err(|error| ServerError::Bug(error.to_string()))?,
+            repository: RepositoryName::new(&repository)
+                .map_err(|error| ServerError::Bug(error.to_string()))?,
             quota,
         },
         Grant::Read {} => Role::Read { repositories: Repositories::All },

@@ -8,8 +8,7 @@ use kuramori_observe::{
 };
 
 use crate::{
-    App,
-    config,
+    App, config,
     facts::{Gate, Look, Seen},
 };
 

@@ -9,7 +9,9 @@ use kuramori_model::{
     fault::{Fault, Kind, chain},
     finding::{Finding, Value},
 };
-use kuramori_notify::{Item, Notice, NotifyError, Occasion, TargetState, deliver, next_try, route, speechless as silent};
+use kuramori_notify::{
+    Item, Notice, NotifyError, Occasion, TargetState, deliver, next_try, route, speechless as silent,
+};
 
 use crate::{App, ServerError, error::Result};
 
@@ -68,7 +70,12 @@ async fn turn(app: &App) -> Result<()> {
                 }
             }
             Err(error) => {
-                tracing::warn!(notice = sendable.owed.id, target = sendable.owed.target, "a notice did not go: {}", chain(&error));
+                tracing::warn!(
+                    notice = sendable.owed.id,
+                    target = sendable.owed.target,
+                    "a notice did not go: {}",
+                    chain(&error)
+                );
                 let permanent = error.kind() != Kind::Retry;
                 let again = next_try(app.clock.now(), sendable.owed.attempts, permanent);
                 app.catalog.unsent(&sendable, &chain(&error), again).await?;
@@ -115,7 +122,8 @@ async fn send(app: &App, sendable: &Sendable) -> Result<Notice> {
     let notice: Notice =
         serde_json::from_value(sendable.owed.payload.clone()).map_err(|error| bug(error.to_string()))?;
     let config = app.config.notices.as_ref().map(|notices| &notices.notify);
-    let target = config.and_then(|config| config.targets.iter().find(|target| target.name == sendable.owed.target));
+    let target =
+        config.and_then(|config| config.targets.iter().find(|target| target.name == sendable.owed.target));
     let (Some(config), Some(target)) = (config, target) else {
         return Err(bug(format!("the target `{}` is not configured any more", sendable.owed.target)));
     };
@@ -143,12 +151,18 @@ pub(crate) async fn speechless(app: &App, now: Timestamp) -> Result<Vec<Finding>
     let mut states = Vec::new();
     for target in &config.notify.targets {
         let last_ok = app.catalog.last_sent(&target.name).await?;
-        let failing: Vec<_> =
-            owed.iter().filter(|notice| notice.target == target.name && notice.last_error.is_some()).collect();
+        let failing: Vec<_> = owed
+            .iter()
+            .filter(|notice| notice.target == target.name && notice.last_error.is_some())
+            .collect();
         states.push(TargetState {
             name: target.name.clone(),
             last_ok,
-            failing_since: failing.iter().map(|notice| notice.created).min().filter(|at| last_ok.is_none_or(|ok| ok < *at)),
+            failing_since: failing
+                .iter()
+                .map(|notice| notice.created)
+                .min()
+                .filter(|at| last_ok.is_none_or(|ok| ok < *at)),
             error: failing.last().and_then(|notice| notice.last_error.clone()),
         });
     }

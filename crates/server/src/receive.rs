@@ -24,7 +24,9 @@ pub(crate) struct Ear(mpsc::Sender<Event>);
 impl Watch for Ear {
     fn event(&self, event: Event) {
         if (event.committed().is_some() || event.alarming()) && self.0.try_send(event).is_err() {
-            tracing::error!("an event of the repository server was dropped; its restore point is registered later");
+            tracing::error!(
+                "an event of the repository server was dropped; its restore point is registered later"
+            );
         }
     }
 }

@@ -15,11 +15,7 @@ use kuramori_model::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{
-    ServerError,
-    config::Span,
-    error::Result,
-};
+use crate::{ServerError, config::Span, error::Result};
 
 /// One system as it is registered.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -116,16 +112,21 @@ impl Entry {
     /// The entry as the catalog keeps it; `zone` is the hospital's.
     pub fn system(&self, zone: &str) -> Result<System> {
         let bad = |why: String| ServerError::Entry { place: self.id.to_string(), why };
-        let writer = self.writer.unwrap_or(if self.source.is_some() { Writer::Kuramori } else { Writer::Restic });
+        let writer =
+            self.writer.unwrap_or(if self.source.is_some() { Writer::Kuramori } else { Writer::Restic });
         let source = match (&self.source, writer) {
             (Some(source), Writer::Kuramori) => {
-                let parsed: kuramori_source::Config =
-                    serde_json::from_value(source.clone()).map_err(|error| bad(format!("source: {error}")))?;
+                let parsed: kuramori_source::Config = serde_json::from_value(source.clone())
+                    .map_err(|error| bad(format!("source: {error}")))?;
                 parsed.check()?;
                 serde_json::to_value(&parsed).map_err(|error| bad(error.to_string()))?
             }
-            (None, Writer::Kuramori) => return Err(bad("a system that we read ourselves needs a source".to_owned())),
-            (Some(_), Writer::Restic) => return Err(bad("a restic client reads for itself; leave out the source".to_owned())),
+            (None, Writer::Kuramori) => {
+                return Err(bad("a system that we read ourselves needs a source".to_owned()));
+            }
+            (Some(_), Writer::Restic) => {
+                return Err(bad("a restic client reads for itself; leave out the source".to_owned()));
+            }
             (None, Writer::Restic) => Value::Null,
         };
         let server = match &self.server {
@@ -165,7 +166,11 @@ impl Entry {
 pub fn read(file: &Path) -> Result<Vec<Entry>> {
     let text = fs_err::read_to_string(file).map_err(ServerError::file("read the register"))?;
     let name = file.display().to_string();
-    if file.extension().is_some_and(|ext| ext == "csv") { from_csv(&name, &text) } else { from_toml(&name, &text) }
+    if file.extension().is_some_and(|ext| ext == "csv") {
+        from_csv(&name, &text)
+    } else {
+        from_toml(&name, &text)
+    }
 }
 
 /// Entries of a TOML text.
@@ -177,7 +182,8 @@ pub fn from_toml(name: &str, text: &str) -> Result<Vec<Entry>> {
         system: Vec<Entry>,
     }
     let file: File = toml::from_str(text).map_err(|error| {
-        let line = error.span().map_or(0, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+        let line =
+            error.span().map_or(0, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         ServerError::Entry { place: format!("{name}:{line}"), why: error.message().replace('\n', "; ") }
     })?;
     Ok(file.system)
@@ -204,9 +210,9 @@ pub fn from_csv(name: &str, text: &str) -> Result<Vec<Entry>> {
                     continue;
                 }
                 let value = match key {
-                    _ if NUMBERS.contains(&key) => {
-                        Value::from(cell.parse::<u64>().map_err(|_| bad(format!("`{key}`: `{cell}` is not a number")))?)
-                    }
+                    _ if NUMBERS.contains(&key) => Value::from(
+                        cell.parse::<u64>().map_err(|_| bad(format!("`{key}`: `{cell}` is not a number")))?,
+                    ),
                     "enabled" => Value::from(matches!(cell, "true" | "yes" | "1" | "TRUE")),
                     _ => Value::from(cell),
                 };
@@ -294,10 +300,14 @@ mod tests {
         let toml = "[[system]]\nid = \"billing\"\nname_ja = \"医事会計\"\nprotection = \"critical\"\nrpo = \"12h\"\nrestore_order = 1\n\
                     contact = \"Tel. \\\"100\\\",\\n内線 2\"\nsource = { kind = \"postgres\", server = \"10.77.2.2\", user = \"kuramori\" }\n\
                     [[system]]\nid = \"pacs\"\nname_ja = \"画像診断\"\nprotection = \"important\"\nrestore_order = 2\n";
-        let of = |entries: Vec<Entry>| entries.iter().map(|e| e.system("Asia/Tokyo").unwrap()).collect::<Vec<_>>();
+        let of =
+            |entries: Vec<Entry>| entries.iter().map(|e| e.system("Asia/Tokyo").unwrap()).collect::<Vec<_>>();
         let (csv, toml) = (of(from_csv("a.csv", csv).unwrap()), of(from_toml("a.toml", toml).unwrap()));
         assert_eq!(csv, toml);
-        assert_eq!((csv[0].server.as_str(), csv[0].writer, csv[1].writer), ("10.77.2.2", Writer::Kuramori, Writer::Restic));
+        assert_eq!(
+            (csv[0].server.as_str(), csv[0].writer, csv[1].writer),
+            ("10.77.2.2", Writer::Kuramori, Writer::Restic)
+        );
     }
 
     #[test]
@@ -308,7 +318,8 @@ mod tests {
         assert!(error.contains("unknown field `colour`"), "{error}");
         let error = from_toml("a.toml", "[[system]]\nid = \"billing\"\nprio = 1\n").unwrap_err().to_string();
         assert!(error.starts_with("a.toml:3: ") && error.contains("`prio`"), "{error}");
-        let entry = &from_toml("a", "[[system]]\nid = \"a\"\nsource = { kind = \"smb\", server = \"x\" }\n").unwrap()[0];
+        let entry = &from_toml("a", "[[system]]\nid = \"a\"\nsource = { kind = \"smb\", server = \"x\" }\n")
+            .unwrap()[0];
         assert!(entry.system("Asia/Tokyo").unwrap_err().to_string().starts_with("a: source:"));
     }
 }

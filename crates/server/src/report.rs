@@ -79,7 +79,10 @@ fn open(bytes: &[u8], key: &str) -> Result<(Body, serde_json::Value)> {
         return Err(bad("its signature is not of the vault's key"));
     }
     let parse = |error: serde_json::Error| bad(&error.to_string());
-    Ok((serde_json::from_str(signed.report.get()).map_err(parse)?, serde_json::from_str(signed.report.get()).map_err(parse)?))
+    Ok((
+        serde_json::from_str(signed.report.get()).map_err(parse)?,
+        serde_json::from_str(signed.report.get()).map_err(parse)?,
+    ))
 }
 
 /// Reads a report that has just arrived.
@@ -95,7 +98,9 @@ pub(crate) async fn read(app: &App, name: FileName) -> Result<()> {
     for vault in vaults {
         match open(&bytes, &vault.report_key) {
             Ok((body, whole)) if body.vault == vault.name => return take(app, &body, whole).await,
-            Ok((body, _)) => why = ServerError::Report(format!("`{}` signed a report of `{}`", vault.name, body.vault)),
+            Ok((body, _)) => {
+                why = ServerError::Report(format!("`{}` signed a report of `{}`", vault.name, body.vault))
+            }
             Err(error) => why = error,
         }
     }
@@ -130,9 +135,8 @@ async fn take(app: &App, body: &Body, whole: serde_json::Value) -> Result<()> {
         verified: true,
         body: whole,
     };
-    let new = app.catalog.record_report(&report).await?;
     // An old report that somebody kept back changes nothing.
-    if !new || last.is_some_and(|last| last.number > report.number) {
+    if last.is_some_and(|last| last.number >= report.number) {
         return Ok(());
     }
     for repository in &body.repositories {
@@ -161,6 +165,8 @@ async fn take(app: &App, body: &Body, whole: serde_json::Value) -> Result<()> {
     for window in &body.windows {
         app.catalog.record_window(&self::window(&body.vault, window)).await?;
     }
+    // Last: a report that is recorded was taken in whole; one that was cut off is read again at the next start.
+    app.catalog.record_report(&report).await?;
     let data = serde_json::json!({ "vault": body.vault, "number": report.number });
     app.catalog.add_event("vault", "report.received", None, &data).await?;
     app.work.notify_one();
@@ -171,7 +177,8 @@ fn window(vault: &str, row: &ReportedWindow) -> Window {
     let time = |seconds: f64| std::time::Duration::try_from_secs_f64(seconds).ok();
     // The gate's own record holds the three figures and why it closed; a seeding by disk has none.
     let gate = find(&row.record, "commanded_s");
-    let figure = |name: &str| gate.and_then(|gate| gate.get(name)).and_then(serde_json::Value::as_f64).and_then(time);
+    let figure =
+        |name: &str| gate.and_then(|gate| gate.get(name)).and_then(serde_json::Value::as_f64).and_then(time);
     let closed = gate.and_then(|gate| gate.get("closed")?.as_str()?.parse().ok());
     let because = gate
         .and_then(|gate| gate.get("close_reason")?.get("because")?.as_str())

@@ -43,8 +43,7 @@ impl App {
             Ok(password) => password,
             Err(ServerError::Catalog(kuramori_catalog::CatalogError::NoSuch { .. })) => {
                 let password = seal::password(self.random.as_ref());
-                let sealed = seal::wrap(password.as_bytes(), &self.keys.recipient)?;
-                self.catalog.put_secret(&secret_name(name), &sealed).await?;
+                self.keep_password(name, &password).await?;
                 password
             }
             Err(other) => return Err(other),
@@ -57,7 +56,9 @@ impl App {
             let store = Arc::new(LocalStore::new(&folder));
             let secret = Secret::new(password.as_bytes());
             let repository = match Repository::<Opened>::create(store.clone(), &secret, context()) {
-                Err(kuramori_repo::Error::Exists { .. }) => Repository::<Opened>::open(store, &secret, context())?,
+                Err(kuramori_repo::Error::Exists { .. }) => {
+                    Repository::<Opened>::open(store, &secret, context())?
+                }
                 other => other?,
             };
             private(&folder.join(WRAPS).join("recovery.age"), &wrap)?;
@@ -68,6 +69,15 @@ impl App {
         })
         .await?;
         Ok(second)
+    }
+
+    /// Seals a repository's password into the catalog, to the server and to everybody who must be able to open
+    /// it without the server: the recovery identity and each vault, which finds it in `_control`.
+    pub(crate) async fn keep_password(&self, name: &str, password: &str) -> Result<()> {
+        let mut holders = vec![self.keys.recipient.clone(), self.keys.recovery.clone()];
+        holders.extend(self.vaults().await?.into_iter().filter_map(|vault| vault.recipient));
+        let sealed = seal::wrap_all(password.as_bytes(), &holders)?;
+        Ok(self.catalog.put_secret(&secret_name(name), &sealed).await?)
     }
 
     /// A repository's password, opened with the server's key.
@@ -109,7 +119,8 @@ pub(crate) fn count(repository: Repository<Opened>, id: FileId) -> Result<(RunFa
             facts.bytes += node.size;
             newest = newest.max(Some((node.mtime.seconds, node.mtime.nanos)));
             let content = node.content.as_deref().unwrap_or_default();
-            whole &= repository.with_index(|index| content.iter().all(|id| index.contains(BlobKind::Data, id)));
+            whole &=
+                repository.with_index(|index| content.iter().all(|id| index.contains(BlobKind::Data, id)));
         }
         Ok(Descend::Into)
     });
@@ -121,6 +132,7 @@ pub(crate) fn count(repository: Repository<Opened>, id: FileId) -> Result<(RunFa
         }
         Err(other) => return Err(other.into()),
     }
-    facts.newest = newest.and_then(|(seconds, nanos)| Timestamp::new(seconds, i32::try_from(nanos).ok()?).ok());
+    facts.newest =
+        newest.and_then(|(seconds, nanos)| Timestamp::new(seconds, i32::try_from(nanos).ok()?).ok());
     Ok((facts, whole && !snapshot.is_incomplete()))
 }

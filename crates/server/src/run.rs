@@ -7,11 +7,8 @@ use kuramori_serve::{Limits, Mode};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    App, ServerError, admin,
-    config::Config,
-    console,
-    error::Result,
-    job, look, post, receive, report, schedule, watchman,
+    App, ServerError, admin, config::Config, console, error::Result, job, look, post, receive, report,
+    schedule, watchman,
 };
 
 /// How long threads that still block may take when everything else has ended.
@@ -77,10 +74,14 @@ pub async fn start(config: Config) -> Result<Running> {
     }
     let adopted = job::adopt(&app).await?;
     if adopted > 0 {
-        tracing::warn!(adopted, "restore points that were committed and not yet registered are registered now");
+        tracing::warn!(
+            adopted,
+            "restore points that were committed and not yet registered are registered now"
+        );
     }
     report::catch_up(&app).await?;
-    if adopted > 0 || !app.repository_folder(kuramori_model::ids::CONTROL_REPOSITORY).join("config").exists() {
+    if adopted > 0 || !app.repository_folder(kuramori_model::ids::CONTROL_REPOSITORY).join("config").exists()
+    {
         app.export_control().await?;
     }
 

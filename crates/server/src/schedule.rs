@@ -44,7 +44,9 @@ async fn turn(app: &App, places: &Arc<Semaphore>, jobs: &mut JoinSet<()>) -> Res
         if !system.enabled || system.writer != Writer::Kuramori {
             continue;
         }
-        let decision = match Timetable::new(&system.schedule).and_then(|table| table.decide(stamp.now, registered.handled)) {
+        let decision = match Timetable::new(&system.schedule)
+            .and_then(|table| table.decide(stamp.now, registered.handled))
+        {
             Ok(decision) => decision,
             Err(error) => {
                 tracing::error!(system = %system.id, %error, "the schedule cannot be followed");

@@ -27,6 +27,13 @@ pub fn wrap(secret: &[u8], recipient: &str) -> Result<Vec<u8>> {
     Ok(kuramori_escrow::wrap(secret, &[recipient.parse()?])?)
 }
 
+/// Seals so that each of several holders can open it alone.
+pub fn wrap_all(secret: &[u8], recipients: &[String]) -> Result<Vec<u8>> {
+    let recipients =
+        recipients.iter().map(|text| text.parse()).collect::<std::result::Result<Vec<Recipient>, _>>()?;
+    Ok(kuramori_escrow::wrap(secret, &recipients)?)
+}
+
 /// Opens what was sealed to this identity.
 pub fn unwrap(sealed: &[u8], identity: &str) -> Result<Vec<u8>> {
     Ok(kuramori_escrow::unwrap(sealed, &Identity::read(identity)?)?.to_vec())

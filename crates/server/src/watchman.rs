@@ -61,7 +61,12 @@ pub(crate) async fn turn(app: &App) -> Result<()> {
     Ok(())
 }
 
-async fn system(app: &App, now: Timestamp, registered: &Registered, calendar: &Calendar) -> Result<Vec<Finding>> {
+async fn system(
+    app: &App,
+    now: Timestamp,
+    registered: &Registered,
+    calendar: &Calendar,
+) -> Result<Vec<Finding>> {
     let system = &registered.system;
     let timetable = match Timetable::new(&system.schedule) {
         Ok(timetable) => timetable,
@@ -93,7 +98,8 @@ async fn system(app: &App, now: Timestamp, registered: &Registered, calendar: &C
     for name in app.vaults().await? {
         if app.catalog.newest_report(&name.name).await?.is_some() {
             let there = app.catalog.points(&system.id, Place::Vault).await?;
-            let proven: HashSet<&str> = there.iter().filter(|p| p.complete).map(|p| p.snapshot.as_str()).collect();
+            let proven: HashSet<&str> =
+                there.iter().filter(|p| p.complete).map(|p| p.snapshot.as_str()).collect();
             let newest = primary.iter().find(|p| proven.contains(p.snapshot.as_str())).map(|p| p.sequence);
             // Older points that the vault skipped are not owed; only what came after its newest one.
             let missing = primary

@@ -2,9 +2,9 @@
 //! `KURAMORI_SCREENSHOTS=folder` keeps pictures for people to look at.
 #![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 
-mod support;
 #[path = "support/browser.rs"]
 mod browser;
+mod support;
 
 use std::{
     future::Future,
@@ -71,7 +71,10 @@ async fn the_page_renews_itself_in_chromium() {
     };
     assert!(facts.0.load(Ordering::SeqCst) > 1, "the script never asked again");
     assert!(dom.contains("眼科の復元点が隔離保管庫にありません"), "{dom}");
-    assert!(dom.contains("<body class=\"level-danger\">") && dom.contains("section id=\"verdict\" class=\"verdict danger\""));
+    assert!(
+        dom.contains("<body class=\"level-danger\">")
+            && dom.contains("section id=\"verdict\" class=\"verdict danger\"")
+    );
     // `hidden` stays: the server did answer.
     assert!(dom.contains("role=\"alert\" hidden"), "{dom}");
 }

@@ -94,7 +94,9 @@ fn a_wrong_unit_names_its_line() {
 fn what_is_missing_or_a_password_in_the_open_is_refused() {
     assert_eq!(fails("").code(), "config.missing-key");
     assert!(fails("").to_string().contains("store.data"));
-    let error = fails("[store]\ndata = \"/x\"\n[notify]\n[[notify.target]]\nname = \"a\"\n[notify.target.smtp]\nhost = \"x\"\nfrom = \"a@b\"\nto = []\n[notify.target.smtp.login]\nuser = \"u\"\npassword = \"secret\"\n");
+    let error = fails(
+        "[store]\ndata = \"/x\"\n[notify]\n[[notify.target]]\nname = \"a\"\n[notify.target.smtp]\nhost = \"x\"\nfrom = \"a@b\"\nto = []\n[notify.target.smtp.login]\nuser = \"u\"\npassword = \"secret\"\n",
+    );
     assert_eq!(error.hint().unwrap(), "did you mean `password_file`?");
     assert!(fails("time_zone = \"Asia/Tokio\"\n[store]\ndata=\"/x\"").to_string().contains("Asia/Tokio"));
 }
@@ -105,7 +107,11 @@ fn later_layers_win_and_say_where_a_value_came_from() {
     let file = folder.path().join("server.toml");
     fs_err::write(&file, WHOLE).unwrap();
     fs_err::create_dir(folder.path().join("conf.d")).unwrap();
-    fs_err::write(folder.path().join("conf.d/10-site.toml"), "[console]\nlisten = \"127.0.0.1:1\"\n[schedule]\njobs = 3\n").unwrap();
+    fs_err::write(
+        folder.path().join("conf.d/10-site.toml"),
+        "[console]\nlisten = \"127.0.0.1:1\"\n[schedule]\njobs = 3\n",
+    )
+    .unwrap();
     let environment = vec![("KURAMORI_SERVER_CONSOLE".to_owned(), "127.0.0.1:2".to_owned())];
     let config = Config::load(Some(&file), &environment, &[]).unwrap();
     assert_eq!((config.console.port(), config.jobs), (2, 3));

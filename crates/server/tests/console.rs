@@ -28,7 +28,8 @@ async fn ask(to: SocketAddr, method: Method, path: &str, headers: &[(&str, &str)
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let (head, body) = sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap().into_parts();
+    let (head, body) =
+        sender.send_request(request.body(Empty::<Bytes>::new()).unwrap()).await.unwrap().into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     (Response::from_parts(head, ()), String::from_utf8(body.to_vec()).unwrap())
 }
@@ -53,12 +54,27 @@ async fn a_good_night_says_so_in_both_languages() {
 #[tokio::test]
 async fn a_bad_night_names_system_and_next_action() {
     let ja = page(support::bad(), "/?lang=ja").await;
-    for text in ["危険", "眼科の復元点が隔離保管庫にありません", "遅延", "失敗", "要確認", "目標超過", "source.refused", "待機中", "41 %"] {
+    for text in [
+        "危険",
+        "眼科の復元点が隔離保管庫にありません",
+        "遅延",
+        "失敗",
+        "要確認",
+        "目標超過",
+        "source.refused",
+        "待機中",
+        "41 %",
+    ] {
         assert!(ja.contains(text), "{text} is not in {ja}");
     }
-    assert!(ja.contains("&#60;judge.missed&#62;") && !ja.contains("<judge.missed>"), "text from outside is escaped");
+    assert!(
+        ja.contains("&#60;judge.missed&#62;") && !ja.contains("<judge.missed>"),
+        "text from outside is escaped"
+    );
     let en = page(support::bad(), "/?lang=en").await;
-    for text in ["Danger", "Ophthalmology has no restore point in the vault", "Late", "Failed", "over target", "41 %"] {
+    for text in
+        ["Danger", "Ophthalmology has no restore point in the vault", "Late", "Failed", "over target", "41 %"]
+    {
         assert!(en.contains(text), "{text} is not in {en}");
     }
     page(support::empty(), "/?lang=ja").await;
@@ -85,9 +101,20 @@ async fn the_reader_chooses_the_language() {
 #[tokio::test]
 async fn nothing_on_tcp_changes_anything_and_nothing_foreign_is_loaded() {
     let address = start(Some(support::good())).await;
-    let paths = ["/", "/api/v1/status", "/healthz", "/style.css", "/live.js", "/v1/systems", "/api/v1/systems", "/admin"];
+    let paths = [
+        "/",
+        "/api/v1/status",
+        "/healthz",
+        "/style.css",
+        "/live.js",
+        "/v1/systems",
+        "/api/v1/systems",
+        "/admin",
+    ];
     for path in paths {
-        for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::CONNECT, Method::OPTIONS] {
+        for method in
+            [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::CONNECT, Method::OPTIONS]
+        {
             let (head, _) = ask(address, method.clone(), path, &[("content-type", "application/json")]).await;
             assert!(head.status().is_client_error(), "{method} {path}: {}", head.status());
         }

@@ -82,7 +82,8 @@ fn kill_9_loses_no_committed_point_and_leaves_nothing_half_done() {
         let runs: Vec<Value> = site.client().get("/v1/runs").unwrap();
         interrupted += runs.iter().filter(|run| run["error_code"] == "catalog.abandoned").count();
         let now: Vec<Value> = site.client().get("/v1/points?place=primary").unwrap();
-        let now: HashSet<String> = now.iter().map(|point| point["snapshot"].as_str().unwrap().to_owned()).collect();
+        let now: HashSet<String> =
+            now.iter().map(|point| point["snapshot"].as_str().unwrap().to_owned()).collect();
         assert!(seen.is_subset(&now), "round {round}: an acknowledged restore point is gone");
     }
     assert!(interrupted > 0, "no kill ever met a running job: the test proves nothing");
@@ -93,7 +94,8 @@ fn kill_9_loses_no_committed_point_and_leaves_nothing_half_done() {
     let points: HashSet<&str> = points.iter().map(|point| point["snapshot"].as_str().unwrap()).collect();
     assert!(process.signal(rustix::process::Signal::TERM).success(), "SIGTERM ends cleanly");
 
-    let (repository, password) = (site.repository("eye").display().to_string(), site.recovered_password("eye"));
+    let (repository, password) =
+        (site.repository("eye").display().to_string(), site.recovered_password("eye"));
     restic(&repository, &password, &[], &["unlock", "--remove-all"]);
     restic(&repository, &password, &[], &["check", "--read-data"]);
     let snapshots = restic(&repository, &password, &[], &["snapshots", "--json"]);

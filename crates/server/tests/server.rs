@@ -42,21 +42,33 @@ async fn a_share_is_pulled_and_the_paper_alone_brings_it_back() {
 
         let run = backup(&client, "ophthalmology");
         assert_eq!(run["state"], "complete", "{run}");
-        assert_eq!((run["facts"]["files"].as_u64(), run["facts"]["bytes"].as_u64()), (Some(40), Some(2_000_000)));
+        assert_eq!(
+            (run["facts"]["files"].as_u64(), run["facts"]["bytes"].as_u64()),
+            (Some(40), Some(2_000_000))
+        );
         share.fill(2, 3, 70_000);
         let run = backup(&client, "ophthalmology");
-        assert!(run["facts"]["added"].as_u64().unwrap() < 500_000, "the second run stores only what is new: {run}");
+        assert!(
+            run["facts"]["added"].as_u64().unwrap() < 500_000,
+            "the second run stores only what is new: {run}"
+        );
         let points: Vec<Value> = client.get("/v1/points?system=ophthalmology&place=primary").unwrap();
         assert_eq!(points.len(), 2);
         let status: Value = client.get("/v1/status").unwrap();
         assert_eq!(status["systems"][0]["state"], "ok");
         assert_eq!(status["verdict"]["cause"], "no_report");
 
-        let (repository, password) = (site.repository("ophthalmology"), site.recovered_password("ophthalmology"));
+        let (repository, password) =
+            (site.repository("ophthalmology"), site.recovered_password("ophthalmology"));
         let repository = repository.display().to_string();
         restic(&repository, &password, &[], &["check", "--read-data"]);
         let target = temp.path().join("restored");
-        restic(&repository, &password, &[], &["restore", "latest", "--target", &target.display().to_string()]);
+        restic(
+            &repository,
+            &password,
+            &[],
+            &["restore", "latest", "--target", &target.display().to_string()],
+        );
         assert!(same(&target, &share.folder), "restic restores what the share holds");
         let control = site.recovered_password("_control");
         restic(&site.repository("_control").display().to_string(), &control, &[], &["check", "--read-data"]);
@@ -114,7 +126,8 @@ async fn a_restic_client_fills_its_own_repository_and_its_point_is_registered() 
     let running = run::start(site.config()).await.unwrap();
     beside(move || {
         let client = site.client();
-        let added: Value = client.post("/v1/systems", &json!({ "id": "pacs", "name_ja": "画像診断" })).unwrap();
+        let added: Value =
+            client.post("/v1/systems", &json!({ "id": "pacs", "name_ja": "画像診断" })).unwrap();
         let granted = &added["client"];
         let authority = temp.path().join("ca.pem");
         fs_err::write(&authority, granted["authority"].as_str().unwrap()).unwrap();
@@ -123,18 +136,36 @@ async fn a_restic_client_fills_its_own_repository_and_its_point_is_registered() 
         let authority = authority.display().to_string();
         let data = temp.path().join("study");
         fs_err::create_dir(&data).unwrap();
-        fs_err::write(data.join("image.dcm"), [7; 100_000]).unwrap();
+        fs_err::write(data.join("image.dcm"), vec![7; 100_000]).unwrap();
         let data = data.display().to_string();
-        restic(&url, &text("repository_password"), &[], &["--cacert", &authority, "backup", "--host", "pacs", &data]);
+        restic(
+            &url,
+            &text("repository_password"),
+            &[],
+            &["--cacert", &authority, "backup", "--host", "pacs", &data],
+        );
         let point = until("the point", || {
             let points: Vec<Value> = client.get("/v1/points?system=pacs").unwrap();
             points.into_iter().next()
         });
-        assert_eq!((point["complete"].as_bool(), point["facts"]["bytes"].as_u64()), (Some(true), Some(100_000)));
+        assert_eq!(
+            (point["complete"].as_bool(), point["facts"]["bytes"].as_u64()),
+            (Some(true), Some(100_000))
+        );
         assert_eq!(point["facts"]["identity"], "pacs");
         let snapshot = point["snapshot"].as_str().unwrap();
         let refused = Command::new("curl")
-            .args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--request", "DELETE", "--cacert", &authority])
+            .args([
+                "--silent",
+                "--output",
+                "/dev/null",
+                "--write-out",
+                "%{http_code}",
+                "--request",
+                "DELETE",
+                "--cacert",
+                &authority,
+            ])
             .arg(format!("{}snapshots/{snapshot}", url.trim_start_matches("rest:")))
             .output()
             .expect("curl");
@@ -146,7 +177,12 @@ async fn a_restic_client_fills_its_own_repository_and_its_point_is_registered() 
         assert_eq!(alarm["finding"]["system"], "pacs");
         let evidence: Value = client.get("/v1/evidence?lang=en").unwrap();
         let html = evidence["html"].as_str().unwrap();
-        assert!(html.contains("<style>") && !html.contains("live.js") && html.contains("tried and is not allowed"), "{html}");
+        assert!(
+            html.contains("<style>")
+                && !html.contains("live.js")
+                && html.contains("tried and is not allowed"),
+            "{html}"
+        );
         let error = client.post::<Value>("/v1/runs", &json!({ "system": "pacs" })).unwrap_err();
         assert!(error.to_string().contains("restic client"), "{error}");
         drop(temp);
@@ -167,7 +203,8 @@ fn report(signer: &Signer, number: u64, snapshot: &str) -> Vec<u8> {
             "verdict": "clean" }] }] })
     .to_string();
     let signature = hex::encode(signer.sign(body.as_bytes()));
-    format!("{{\"report\":{body},\"key\":\"{}\",\"signature\":\"{signature}\"}}", signer.verifier()).into_bytes()
+    format!("{{\"report\":{body},\"key\":\"{}\",\"signature\":\"{signature}\"}}", signer.verifier())
+        .into_bytes()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,12 +219,34 @@ async fn the_vaults_report_counts_only_with_its_own_signature() {
         let signer = Signer::from_seed("kuramori/vault", &[3; 32]).unwrap();
         let thief = Signer::from_seed("kuramori/vault", &[4; 32]).unwrap();
         let out = temp.path().join("enrolment");
-        let introduction = json!({ "name": "vault", "report_key": signer.verifier().to_string(), "out": out });
+        let (identity, recipient) = kuramori_server::seal::generate();
+        let introduction = json!({ "name": "vault", "report_key": signer.verifier().to_string(), "out": out,
+                                   "recipient": recipient });
         let enrolment: Value = client.post("/v1/vaults", &introduction).unwrap();
         assert!(enrolment["pins"]["pacs"]["config"].is_string() && enrolment["pins"]["_control"].is_object());
-        for file in ["ca.pem", "pull.password", "report.password", "passwords/pacs", "passwords/_control", "wraps/pacs.recovery.age"] {
+        for file in [
+            "ca.pem",
+            "pull.password",
+            "report.password",
+            "passwords/pacs",
+            "passwords/_control",
+            "wraps/pacs.recovery.age",
+        ] {
             assert_eq!(fs_err::metadata(out.join(file)).unwrap().permissions().mode() & 0o077, 0, "{file}");
         }
+        // A system that comes later: its password reaches the vault inside `_control`, wrapped to it.
+        client.post::<Value>("/v1/systems", &json!({ "id": "later" })).unwrap();
+        let target = temp.path().join("control");
+        let control = site.recovered_password("_control");
+        let repository = site.repository("_control").display().to_string();
+        restic(&repository, &control, &[], &["restore", "latest", "--target", &target.display().to_string()]);
+        let export = fs_err::read_to_string(target.join("catalog.jsonl")).unwrap();
+        let line = export.lines().find(|line| line.contains("repository/later")).unwrap();
+        let line: Value = serde_json::from_str(line).unwrap();
+        let sealed = hex::decode(line["row"]["sealed"]["hex"].as_str().unwrap()).unwrap();
+        let learned = kuramori_server::seal::unwrap(&sealed, &identity).unwrap();
+        assert_eq!(String::from_utf8(learned).unwrap(), site.recovered_password("later"));
+
         let password = fs_err::read_to_string(out.join("report.password")).unwrap();
         let address = site.config().serve.listen;
         let put = |content: &[u8]| {
@@ -221,7 +280,9 @@ async fn the_vaults_report_counts_only_with_its_own_signature() {
             status["report"].is_object().then_some(status)
         });
         assert_eq!(status["report"]["made"], "2026-11-22T02:14:07Z");
-        assert_eq!(status["systems"][0]["vault"]["verdict"], "clean");
+        let pacs =
+            status["systems"].as_array().unwrap().iter().find(|system| system["id"] == "pacs").unwrap();
+        assert_eq!(pacs["vault"]["verdict"], "clean");
         assert_eq!(status["windows"][0]["probe_s"], 60.8);
         assert_eq!(status["windows"][0]["outcome"], "deadline");
         // An older one that was kept back changes nothing.
@@ -243,14 +304,17 @@ async fn a_second_server_and_a_machine_without_keys_are_refused() {
     assert_eq!(error.code(), "server.not-initialised");
     site.init();
     let recovery = temp.path().join("other.txt");
-    let again = kuramori_server::keys::init(&site.config(), None, Some(&recovery), &SystemClock, &SystemRandom);
+    let again =
+        kuramori_server::keys::init(&site.config(), None, Some(&recovery), &SystemClock, &SystemRandom);
     assert_eq!(again.unwrap_err().code(), "server.exists");
     let running = run::start(site.config()).await.unwrap();
     let error = run::start(site.config()).await.unwrap_err();
     assert_eq!((error.code(), error.exit()), ("catalog.second-server", Exit::Locked));
     running.stop().await;
     assert!(!site.config().socket.exists());
-    let error = beside(move || Client::new(&site.config().socket).unwrap().get::<Value>("/v1/status").unwrap_err()).await;
+    let error =
+        beside(move || Client::new(&site.config().socket).unwrap().get::<Value>("/v1/status").unwrap_err())
+            .await;
     assert_eq!(error.code(), "client.no-server");
 }
 
@@ -276,7 +340,9 @@ async fn an_empty_machine_gets_register_history_and_secrets_back() {
     running.stop().await;
 
     let copy = temp.path().join("vault-copy");
-    assert!(Command::new("cp").arg("-a").args([&site.repository("_control"), &copy]).status().unwrap().success());
+    assert!(
+        Command::new("cp").arg("-a").args([&site.repository("_control"), &copy]).status().unwrap().success()
+    );
     let recovery = site.recovery();
     fs_err::remove_dir_all(site.root.join("data")).unwrap();
 
@@ -284,11 +350,16 @@ async fn an_empty_machine_gets_register_history_and_secrets_back() {
     let wrong = kuramori_server::seal::generate().0;
     let clock = || Arc::new(SystemClock);
     let random = || Arc::new(SystemRandom);
-    let error = kuramori_server::rebuild::rebuild(&new.config(), &copy, &wrong, None, clock(), random()).await.unwrap_err();
+    let error = kuramori_server::rebuild::rebuild(&new.config(), &copy, &wrong, None, clock(), random())
+        .await
+        .unwrap_err();
     assert_eq!((error.code(), error.exit()), ("escrow.not-for-us", Exit::Authentication));
-    let rebuilt = kuramori_server::rebuild::rebuild(&new.config(), &copy, &recovery, None, clock(), random()).await.unwrap();
+    let rebuilt = kuramori_server::rebuild::rebuild(&new.config(), &copy, &recovery, None, clock(), random())
+        .await
+        .unwrap();
     assert_eq!((rebuilt.systems, rebuilt.points, rebuilt.secrets), (2, 1, 3));
-    let again = kuramori_server::rebuild::rebuild(&new.config(), &copy, &recovery, None, clock(), random()).await;
+    let again =
+        kuramori_server::rebuild::rebuild(&new.config(), &copy, &recovery, None, clock(), random()).await;
     assert_eq!(again.unwrap_err().code(), "server.exists");
 
     let running = run::start(new.config()).await.unwrap();

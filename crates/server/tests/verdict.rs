@@ -26,12 +26,21 @@ fn each_fact_has_its_place_in_the_order_of_gravity() {
     use Level::{Attention, Danger, Good};
     let system = |name: &str| Some(name.to_owned());
     assert_eq!(cause(|s| s.gate.port.as_mut().unwrap().seen = Seen::Open), (Good, Cause::GateOpen, None));
-    assert_eq!(cause(|s| s.gate.port.as_mut().unwrap().stale_after_s = 1), (Attention, Cause::GateUnconfirmed, None));
-    assert_eq!(cause(|s| s.gate.probe.as_mut().unwrap().seen = Seen::Unknown), (Attention, Cause::GateUnconfirmed, None));
+    assert_eq!(
+        cause(|s| s.gate.port.as_mut().unwrap().stale_after_s = 1),
+        (Attention, Cause::GateUnconfirmed, None)
+    );
+    assert_eq!(
+        cause(|s| s.gate.probe.as_mut().unwrap().seen = Seen::Unknown),
+        (Attention, Cause::GateUnconfirmed, None)
+    );
     assert_eq!(cause(|s| s.systems[1].state = State::Late), (Attention, Cause::Late, system("pacs")));
     assert_eq!(cause(|s| s.systems[1].state = State::Failed), (Attention, Cause::Failed, system("pacs")));
     assert_eq!(cause(|s| s.report.as_mut().unwrap().due_s = 60), (Attention, Cause::ReportOverdue, None));
-    assert_eq!(cause(|s| s.report.as_mut().unwrap().verified = false), (Attention, Cause::ReportOverdue, None));
+    assert_eq!(
+        cause(|s| s.report.as_mut().unwrap().verified = false),
+        (Attention, Cause::ReportOverdue, None)
+    );
     assert_eq!(cause(|s| s.systems[2].vault = None), (Danger, Cause::NotInVault, system("ophthalmology")));
     assert_eq!(cause(|s| s.report = None), (Danger, Cause::NoReport, None));
     assert_eq!(
@@ -49,6 +58,19 @@ fn each_fact_has_its_place_in_the_order_of_gravity() {
             s.systems[2].vault = None;
         }),
         (Attention, Cause::FirstBackup, system("ophthalmology"))
+    );
+    assert_eq!(
+        cause(|s| s.gate.probe.as_mut().unwrap().seen = Seen::Open),
+        (Danger, Cause::VaultAnswers, None)
+    );
+    assert_eq!(
+        cause(|s| {
+            s.gate.port.as_mut().unwrap().seen = Seen::Open;
+            for system in &mut s.systems {
+                (system.state, system.primary, system.vault) = (State::Waiting, None, None);
+            }
+        }),
+        (Attention, Cause::FirstBackup, system("billing"))
     );
     assert_eq!(bad().verdict.cause, Cause::NotInVault);
     assert_eq!(empty().verdict.cause, Cause::GateUnconfirmed);

@@ -12,7 +12,8 @@ fn keys(text: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut found = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
         let (key, value) = line.split_once(" = ").unwrap_or_else(|| panic!("not `key = text`: {line}"));
-        let placeables = value.split("{ $").skip(1).map(|rest| rest.split(' ').next().unwrap().to_owned()).collect();
+        let placeables =
+            value.split("{ $").skip(1).map(|rest| rest.split(' ').next().unwrap().to_owned()).collect();
         assert!(!value.trim().is_empty(), "{key} is empty");
         assert!(found.insert(key.to_owned(), placeables).is_none(), "{key} stands twice");
     }
@@ -41,7 +42,8 @@ fn every_message_can_be_read() {
 fn every_cause_has_its_sentence_and_its_action() {
     let ja = keys(lang::JA);
     let causes: BTreeSet<_> = ja.keys().filter_map(|key| key.strip_prefix("cause-")).collect();
-    let actions: BTreeSet<_> = ja.keys().filter_map(|key| key.strip_prefix("next-")).filter(|key| *key != "due").collect();
+    let actions: BTreeSet<_> =
+        ja.keys().filter_map(|key| key.strip_prefix("next-")).filter(|key| *key != "due").collect();
     assert_eq!(causes, actions);
-    assert_eq!(causes.len(), 12);
+    assert_eq!(causes.len(), 13);
 }

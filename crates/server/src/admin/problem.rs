@@ -34,7 +34,9 @@ impl<E: Into<ServerError>> From<E> for Problem {
         let code = error.code();
         let status = match (code, error.kind()) {
             ("catalog.no-such", _) => StatusCode::NOT_FOUND,
-            ("catalog.exists" | "catalog.changed" | "catalog.in-use" | "server.exists", _) => StatusCode::CONFLICT,
+            ("catalog.exists" | "catalog.changed" | "catalog.in-use" | "server.exists", _) => {
+                StatusCode::CONFLICT
+            }
             ("catalog.disk-full" | "repo.full", _) => StatusCode::INSUFFICIENT_STORAGE,
             (_, Kind::Retry) => StatusCode::SERVICE_UNAVAILABLE,
             (_, Kind::Fix) => StatusCode::BAD_REQUEST,

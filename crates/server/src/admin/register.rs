@@ -68,7 +68,11 @@ pub(super) async fn edit(
     Json(system): Json<System>,
 ) -> Answer<Registered> {
     if system.id != id {
-        return Err(crate::ServerError::Entry { place: id.to_string(), why: "the id cannot be changed".to_owned() }.into());
+        return Err(crate::ServerError::Entry {
+            place: id.to_string(),
+            why: "the id cannot be changed".to_owned(),
+        }
+        .into());
     }
     app.catalog.edit_system(&system, seen.version).await?;
     app.catalog.add_event("admin", "system.edited", Some(&id), &serde_json::json!({})).await?;
@@ -98,8 +102,12 @@ pub(super) struct Introduction {
 }
 
 pub(super) async fn enrol(State(app): State<App>, Json(new): Json<Introduction>) -> Answer<Enrolment> {
-    let vault =
-        Vault { name: new.name, report_key: new.report_key, recipient: new.recipient, since: app.clock.now() };
+    let vault = Vault {
+        name: new.name,
+        report_key: new.report_key,
+        recipient: new.recipient,
+        since: app.clock.now(),
+    };
     Ok(Json(app.enrol(vault, &new.out).await?))
 }
 
@@ -111,7 +119,11 @@ impl App {
             kuramori_catalog::CatalogError::Schedule { name: system.id.to_string(), source }
         })?;
         if self.catalog.system(&system.id).await.is_ok() {
-            return Err(kuramori_catalog::CatalogError::Exists { what: "system", name: system.id.to_string() }.into());
+            return Err(kuramori_catalog::CatalogError::Exists {
+                what: "system",
+                name: system.id.to_string(),
+            }
+            .into());
         }
         let restic = system.writer == Writer::Restic;
         let repository_password = self.create_repository(system.id.as_str(), restic).await?;
@@ -120,7 +132,8 @@ impl App {
             Some(repository_password) => {
                 let login = system.id.to_string();
                 let grant = Grant::Append { repository: login.clone(), quota: entry.quota };
-                let login_password = self.logins.grant(&self.catalog, &login, grant, self.random.as_ref()).await?;
+                let login_password =
+                    self.logins.grant(&self.catalog, &login, grant, self.random.as_ref()).await?;
                 Some(Client {
                     url: format!("rest:https://{login}@{}/{login}/", self.config.serve.listen),
                     login,

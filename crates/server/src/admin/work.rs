@@ -5,7 +5,9 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
 };
-use kuramori_catalog::{Alarm, Enqueued, Event, Jump, NewRun, Place, Point, Reason, Run, RunFilter, RunKind, Window, Writer};
+use kuramori_catalog::{
+    Alarm, Enqueued, Event, Jump, NewRun, Place, Point, Reason, Run, RunFilter, RunKind, Window, Writer,
+};
 use kuramori_model::{
     finding::Finding,
     ids::{RunId, SystemId},
@@ -36,8 +38,12 @@ pub(super) struct Which {
 }
 
 pub(super) async fn runs(State(app): State<App>, Query(which): Query<Which>) -> Answer<Vec<Run>> {
-    let filter =
-        RunFilter { system: which.system, open: which.open, before: which.before.map(RunId), limit: which.limit };
+    let filter = RunFilter {
+        system: which.system,
+        open: which.open,
+        before: which.before.map(RunId),
+        limit: which.limit,
+    };
     Ok(Json(app.catalog.runs(&filter).await?))
 }
 
@@ -146,7 +152,10 @@ pub(super) struct Asked {
     lang: Option<String>,
 }
 
-pub(super) async fn evidence(State(app): State<App>, Query(asked): Query<Asked>) -> Answer<serde_json::Value> {
+pub(super) async fn evidence(
+    State(app): State<App>,
+    Query(asked): Query<Asked>,
+) -> Answer<serde_json::Value> {
     let language = asked.lang.as_deref().and_then(lang::parse).unwrap_or(app.config.language);
     let status = app.status().await?;
     let catalogue = Catalogue::of(language);
@@ -178,7 +187,10 @@ pub(super) async fn jumps(State(app): State<App>) -> Answer<Vec<Jump>> {
     Ok(Json(app.catalog.jumps().await?))
 }
 
-pub(super) async fn confirm_time(State(app): State<App>, Json(person): Json<Person>) -> Answer<serde_json::Value> {
+pub(super) async fn confirm_time(
+    State(app): State<App>,
+    Json(person): Json<Person>,
+) -> Answer<serde_json::Value> {
     let confirmed = app.catalog.confirm_time(&person.by).await?;
     Ok(Json(serde_json::json!({ "confirmed": confirmed })))
 }

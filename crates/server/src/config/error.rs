@@ -74,8 +74,12 @@ impl Fault for ConfigError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::UnknownKey { suggestion: Some(suggestion), .. } => Some(format!("did you mean `{suggestion}`?")),
-            Self::UnknownKey { known, .. } if !known.is_empty() => Some(format!("known here: {}", known.join(", "))),
+            Self::UnknownKey { suggestion: Some(suggestion), .. } => {
+                Some(format!("did you mean `{suggestion}`?"))
+            }
+            Self::UnknownKey { known, .. } if !known.is_empty() => {
+                Some(format!("known here: {}", known.join(", ")))
+            }
             Self::Missing { key } => Some(format!("add `{key}` to the file, or start with `--set {key}=…`")),
             _ => None,
         }

@@ -3,7 +3,11 @@
 //! Each layer is checked by itself, because only there the line is still known; then the layers are laid
 //! over each other as plain tables and read once more.
 
-use std::{collections::BTreeMap, net::{SocketAddr, SocketAddrV4}, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::{SocketAddr, SocketAddrV4},
+    path::PathBuf,
+};
 
 use serde::Deserialize;
 
@@ -173,11 +177,19 @@ pub(crate) fn merge(sources: Vec<Source>) -> (toml::Table, BTreeMap<String, Stri
     (merged, origins)
 }
 
-fn lay(onto: &mut toml::Table, from: toml::Table, path: &str, origin: &str, origins: &mut BTreeMap<String, String>) {
+fn lay(
+    onto: &mut toml::Table,
+    from: toml::Table,
+    path: &str,
+    origin: &str,
+    origins: &mut BTreeMap<String, String>,
+) {
     for (key, value) in from {
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match (onto.get_mut(&key), value) {
-            (Some(toml::Value::Table(below)), toml::Value::Table(table)) => lay(below, table, &path, origin, origins),
+            (Some(toml::Value::Table(below)), toml::Value::Table(table)) => {
+                lay(below, table, &path, origin, origins)
+            }
             (None, toml::Value::Table(table)) => {
                 let mut below = toml::Table::new();
                 lay(&mut below, table, &path, origin, origins);

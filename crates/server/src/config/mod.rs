@@ -138,10 +138,17 @@ pub struct Snmp {
 
 impl Config {
     /// Reads `file`, the `conf.d` folder beside it, the environment given as pairs, and `--set` pairs.
-    pub fn load(file: Option<&Path>, environment: &[(String, String)], set: &[String]) -> Result<Self, ConfigError> {
+    pub fn load(
+        file: Option<&Path>,
+        environment: &[(String, String)],
+        set: &[String],
+    ) -> Result<Self, ConfigError> {
         let mut sources = Vec::new();
         if let Some(file) = file {
-            sources.push(layer::check(&file.display().to_string(), &fs_err::read_to_string(file).map_err(ConfigError::Read)?)?);
+            sources.push(layer::check(
+                &file.display().to_string(),
+                &fs_err::read_to_string(file).map_err(ConfigError::Read)?,
+            )?);
             for path in fragments(&file.with_file_name("conf.d"))? {
                 let text = fs_err::read_to_string(&path).map_err(ConfigError::Read)?;
                 sources.push(layer::check(&path.display().to_string(), &text)?);
@@ -171,7 +178,10 @@ impl Config {
     fn resolve(sources: Vec<layer::Source>) -> Result<Self, ConfigError> {
         let (table, origins) = layer::merge(sources);
         let bad = |key: &str, message: String| ConfigError::Value {
-            place: Place { origin: origins.get(key).cloned().unwrap_or_else(|| "default".to_owned()), line: None },
+            place: Place {
+                origin: origins.get(key).cloned().unwrap_or_else(|| "default".to_owned()),
+                line: None,
+            },
             key: Some(key.to_owned()),
             message,
         };
@@ -184,8 +194,9 @@ impl Config {
             return Err(bad("store.data", "must be an absolute path".to_owned()));
         }
         let zone = match layer.time_zone {
-            Some(name) => TimeZone::get(&name)
-                .map_err(|_| bad("time_zone", format!("`{name}` is not a time zone; write for example `Asia/Tokyo`")))?,
+            Some(name) => TimeZone::get(&name).map_err(|_| {
+                bad("time_zone", format!("`{name}` is not a time zone; write for example `Asia/Tokyo`"))
+            })?,
             None => TimeZone::system(),
         };
         let any = |port| SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
@@ -203,12 +214,18 @@ impl Config {
             language: layer.language.unwrap_or(Language::Ja),
             zone,
             repositories: layer.store.repositories.unwrap_or_else(|| data.join("repositories")),
-            catalog: layer.store.catalog.unwrap_or_else(|| format!("sqlite:{}", data.join("catalog.db").display())),
+            catalog: layer
+                .store
+                .catalog
+                .unwrap_or_else(|| format!("sqlite:{}", data.join("catalog.db").display())),
             socket: layer.admin.socket.unwrap_or_else(|| data.join("admin.sock")),
             console: layer.console.listen.unwrap_or_else(|| any(8080)),
             serve: Serve {
                 listen: layer.serve.listen.unwrap_or_else(|| any(8443)),
-                names: layer.serve.names.unwrap_or_else(|| vec!["localhost".to_owned(), "127.0.0.1".to_owned()]),
+                names: layer
+                    .serve
+                    .names
+                    .unwrap_or_else(|| vec!["localhost".to_owned(), "127.0.0.1".to_owned()]),
                 certificate: layer.serve.certificate.unwrap_or_else(|| data.join("tls/server.pem")),
                 key: layer.serve.key.unwrap_or_else(|| data.join("tls/server.key")),
             },
@@ -250,12 +267,15 @@ fn notices_of(
     if notices.target.is_empty() {
         return Err(ConfigError::Missing { key: "notify.target" });
     }
-    if let Some(rule) = notices.matcher.iter().find(|rule| !notices.target.iter().any(|t| t.name == rule.target)) {
+    if let Some(rule) =
+        notices.matcher.iter().find(|rule| !notices.target.iter().any(|t| t.name == rule.target))
+    {
         return Err(bad("notify.matcher", format!("there is no target `{}`", rule.target)));
     }
     let heartbeat = notices.heartbeat.as_deref().unwrap_or("07:30");
-    let heartbeat = Time::strptime("%H:%M", heartbeat)
-        .map_err(|_| bad("notify.heartbeat", format!("`{heartbeat}` is not a time of day; write for example `07:30`")))?;
+    let heartbeat = Time::strptime("%H:%M", heartbeat).map_err(|_| {
+        bad("notify.heartbeat", format!("`{heartbeat}` is not a time of day; write for example `07:30`"))
+    })?;
     let notify = kuramori_notify::Notify {
         hospital: hospital.to_owned(),
         zone: zone.iana_name().unwrap_or("Etc/UTC").to_owned(),
@@ -285,5 +305,9 @@ fn gate_of(gate: layer::Gate) -> Result<Gate, ConfigError> {
             })
         })
         .transpose()?;
-    Ok(Gate { probe: gate.probe.unwrap_or_default(), every: gate.every.map_or(Duration::from_secs(5), |span| span.0), snmp })
+    Ok(Gate {
+        probe: gate.probe.unwrap_or_default(),
+        every: gate.every.map_or(Duration::from_secs(5), |span| span.0),
+        snmp,
+    })
 }

@@ -14,7 +14,8 @@ pub struct BadSpan {
     text: String,
 }
 
-const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const UNITS: [(&str, u64); 5] =
+    [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl FromStr for Span {
     type Err = BadSpan;
@@ -33,7 +34,8 @@ impl FromStr for Span {
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX);
-        let (unit, factor) = UNITS.iter().rev().find(|(_, size)| ms != 0 && ms.is_multiple_of(*size)).unwrap_or(&UNITS[1]);
+        let (unit, factor) =
+            UNITS.iter().rev().find(|(_, size)| ms != 0 && ms.is_multiple_of(*size)).unwrap_or(&UNITS[1]);
         write!(f, "{}{unit}", ms / factor)
     }
 }

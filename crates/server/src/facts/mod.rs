@@ -168,7 +168,8 @@ pub struct Gate {
 impl Gate {
     /// All looks taken together: open if any says open, closed only if each says closed and is fresh.
     pub fn seen(&self, now: Timestamp) -> Seen {
-        let looks: Vec<Seen> = [&self.probe, &self.port].into_iter().flatten().map(|look| look.at(now)).collect();
+        let looks: Vec<Seen> =
+            [&self.probe, &self.port].into_iter().flatten().map(|look| look.at(now)).collect();
         if looks.contains(&Seen::Open) {
             Seen::Open
         } else if !looks.is_empty() && looks.iter().all(|seen| *seen == Seen::Closed) {

@@ -27,6 +27,8 @@ pub enum Level {
 pub enum Cause {
     /// Nothing is wrong.
     None,
+    /// The guarded path is open right now; normal in a window.
+    GateOpen,
     /// No system is registered yet.
     NoSystems,
     /// A system is known and not protected.
@@ -35,8 +37,6 @@ pub enum Cause {
     FirstBackup,
     /// The gate's state cannot be confirmed from the site.
     GateUnconfirmed,
-    /// The guarded path is open right now; normal in a window.
-    GateOpen,
     /// A system's newest restore point is older than its target.
     Late,
     /// A system's last backup failed; an older restore point exists.
@@ -49,6 +49,8 @@ pub enum Cause {
     NoReport,
     /// A system has no restore point at all.
     NoPoint,
+    /// The vault answers the production side, which it never may, in no window.
+    VaultAnswers,
 }
 
 impl Cause {
@@ -67,13 +69,14 @@ impl Cause {
             Self::NotInVault => "not-in-vault",
             Self::NoReport => "no-report",
             Self::NoPoint => "no-point",
+            Self::VaultAnswers => "vault-answers",
         }
     }
 
     const fn level(self) -> Level {
         match self {
             Self::None | Self::GateOpen => Level::Good,
-            Self::NotInVault | Self::NoReport | Self::NoPoint => Level::Danger,
+            Self::NotInVault | Self::NoReport | Self::NoPoint | Self::VaultAnswers => Level::Danger,
             _ => Level::Attention,
         }
     }
@@ -100,7 +103,8 @@ pub struct Verdict {
 
 /// Finds the gravest cause among the facts.
 pub fn verdict(now: Timestamp, systems: &[System], gate: &Gate, report: Option<&Report>) -> Verdict {
-    let registered: Vec<&System> = systems.iter().filter(|system| system.state != State::Unregistered).collect();
+    let registered: Vec<&System> =
+        systems.iter().filter(|system| system.state != State::Unregistered).collect();
     let oldest = registered
         .iter()
         .filter_map(|system| Some((system.vault.as_ref()?.received, &system.id)))
@@ -132,17 +136,23 @@ pub fn verdict(now: Timestamp, systems: &[System], gate: &Gate, report: Option<&
         Some(report) if report.overdue(now) => raise(Cause::ReportOverdue, None),
         _ => (),
     }
+    if gate.probe.as_ref().is_some_and(|look| look.at(now) == Seen::Open) {
+        raise(Cause::VaultAnswers, None);
+    }
     match gate.seen(now) {
         Seen::Open => raise(Cause::GateOpen, None),
         Seen::Unknown => raise(Cause::GateUnconfirmed, None),
         Seen::Closed => (),
     }
     let (cause, system) = worst;
+    let recoverable = registered.iter().filter(|system| system.vault.is_some()).count();
+    // Whatever the reason: it is not well while something could not come back.
+    let floor = if recoverable < registered.len() { Level::Attention } else { Level::Good };
     Verdict {
-        level: cause.level(),
+        level: cause.level().max(floor),
         cause,
         system,
-        recoverable: registered.iter().filter(|system| system.vault.is_some()).count(),
+        recoverable,
         total: registered.len(),
         from: oldest.as_ref().map(|(received, _)| *received),
         oldest: oldest.map(|(_, id)| id.clone()),

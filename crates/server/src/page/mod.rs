@@ -55,7 +55,12 @@ struct Piece {
 }
 
 /// Renders the first screen.
-pub(crate) fn render(status: &Status, t: &Catalogue, zone: &TimeZone, wording: Wording<'_>) -> Result<String, askama::Error> {
+pub(crate) fn render(
+    status: &Status,
+    t: &Catalogue,
+    zone: &TimeZone,
+    wording: Wording<'_>,
+) -> Result<String, askama::Error> {
     let words = rows::Words { t, zone, now: status.at, systems: &status.systems };
     let verdict = &status.verdict;
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).into();

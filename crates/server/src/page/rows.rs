@@ -177,7 +177,9 @@ impl Words<'_> {
             error: system
                 .last_run
                 .as_ref()
-                .and_then(|run| Some(format!("[{}] {}", run.error_code.as_deref()?, run.error.as_deref().unwrap_or(""))))
+                .and_then(|run| {
+                    Some(format!("[{}] {}", run.error_code.as_deref()?, run.error.as_deref().unwrap_or("")))
+                })
                 .unwrap_or_default(),
             next: system
                 .next_due
@@ -193,7 +195,9 @@ impl Words<'_> {
                 let (sentence, action) = wording(&alarm.finding, self.t);
                 let notice = match (&alarm.taken_by, alarm.notified) {
                     (Some(name), _) => self.t.tell("alarm-taken", &[("name", name.as_str().into())]),
-                    (None, Some(at)) => self.t.tell("alarm-notified", &[("time", self.t.time(at, self.zone).into())]),
+                    (None, Some(at)) => {
+                        self.t.tell("alarm-notified", &[("time", self.t.time(at, self.zone).into())])
+                    }
                     (None, None) => self.t.say("alarm-owed"),
                 };
                 AlarmRow {
@@ -247,15 +251,14 @@ impl Words<'_> {
     }
 
     pub(super) fn looks(&self, gate: &facts::Gate, report: Option<&Report>) -> Vec<Look> {
-        let mut looks = vec![
-            self.look("gate-probe", gate.probe.as_ref()),
-            self.look("gate-port", gate.port.as_ref()),
-        ];
+        let mut looks =
+            vec![self.look("gate-probe", gate.probe.as_ref()), self.look("gate-port", gate.port.as_ref())];
         let what = self.t.say("gate-report");
         looks.push(match report {
             Some(report) => {
                 let number = i64::try_from(report.number).unwrap_or(i64::MAX);
-                let figures = [("number", number.into()), ("time", self.t.clock(report.made, self.zone).into())];
+                let figures =
+                    [("number", number.into()), ("time", self.t.clock(report.made, self.zone).into())];
                 let (key, seen, icon) = match (report.verified, report.overdue(self.now)) {
                     (false, _) => ("report-forged", "open", "✕"),
                     (true, true) => ("report-late", "unknown", "？"),
@@ -326,9 +329,15 @@ impl Words<'_> {
         let progress = match (percent, run.bytes_total) {
             (Some(percent), Some(total)) => self.t.tell(
                 "progress-bytes",
-                &[("done", run.bytes.to_string().into()), ("total", total.to_string().into()), ("percent", percent.into())],
+                &[
+                    ("done", run.bytes.to_string().into()),
+                    ("total", total.to_string().into()),
+                    ("percent", percent.into()),
+                ],
             ),
-            _ => self.t.tell("progress-open", &[("done", run.bytes.to_string().into()), ("items", items.into())]),
+            _ => self
+                .t
+                .tell("progress-open", &[("done", run.bytes.to_string().into()), ("items", items.into())]),
         };
         RunRow {
             number: run.run.to_string(),
@@ -349,12 +358,17 @@ impl Words<'_> {
         if notices.failing > 0 {
             let error = notices.last_error.clone().unwrap_or_default();
             let n = i64::try_from(notices.failing).unwrap_or(i64::MAX);
-            lines.push(("danger", self.t.tell("notices-failing", &[("n", n.into()), ("error", error.into())])));
+            lines.push((
+                "danger",
+                self.t.tell("notices-failing", &[("n", n.into()), ("error", error.into())]),
+            ));
         } else {
             lines.push(("good", self.t.say("notices-good")));
         }
         lines.push(match notices.last_heartbeat {
-            Some(at) => ("", self.t.tell("notices-heartbeat", &[("time", self.t.time(at, self.zone).into())])),
+            Some(at) => {
+                ("", self.t.tell("notices-heartbeat", &[("time", self.t.time(at, self.zone).into())]))
+            }
             None => ("", self.t.say("notices-no-heartbeat")),
         });
         lines

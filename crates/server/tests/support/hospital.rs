@@ -148,7 +148,8 @@ impl Site {
 
     pub(crate) fn init(&self) -> Initialised {
         let recovery = self.root.join("recovery.txt");
-        kuramori_server::keys::init(&self.config(), None, Some(&recovery), &SystemClock, &SystemRandom).unwrap()
+        kuramori_server::keys::init(&self.config(), None, Some(&recovery), &SystemClock, &SystemRandom)
+            .unwrap()
     }
 
     pub(crate) fn recovery(&self) -> String {
@@ -181,7 +182,12 @@ pub(crate) fn backup(client: &Client, system: &str) -> Value {
 }
 
 /// Debian's restic.
-pub(crate) fn restic(repository: &str, password: &str, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
+pub(crate) fn restic(
+    repository: &str,
+    password: &str,
+    environment: &[(&str, &str)],
+    arguments: &[&str],
+) -> Output {
     let cache = tempfile::tempdir().unwrap();
     let output = Command::new("restic")
         .args(["-r", repository, "--cache-dir"])

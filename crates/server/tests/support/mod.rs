@@ -15,8 +15,8 @@ use kuramori_server::{
     config::Language,
     console::Facts,
     facts::{
-        Alarm, Gate, LastRun, Look, Notices, Point, Report, Running, SCHEMA, Seen, State, Status, System, Window,
-        verdict::verdict,
+        Alarm, Gate, LastRun, Look, Notices, Point, Report, Running, SCHEMA, Seen, State, Status, System,
+        Window, verdict::verdict,
     },
     lang::Catalogue,
 };
@@ -144,7 +144,12 @@ pub(crate) fn bad() -> Status {
         items: 800,
         items_total: None,
     });
-    status.running.push(Running { run: RunId(19), state: "queued".into(), bytes_total: None, ..status.running[0].clone() });
+    status.running.push(Running {
+        run: RunId(19),
+        state: "queued".into(),
+        bytes_total: None,
+        ..status.running[0].clone()
+    });
     let pacs = SystemId::new("pacs").unwrap();
     status.alarms.push(Alarm {
         id: 3,
@@ -155,7 +160,9 @@ pub(crate) fn bad() -> Status {
     });
     status.alarms.push(Alarm {
         id: 4,
-        finding: Finding::new("judge.small", Severity::Warning, "check-source").of(&pacs).with("bytes", Value::Number(7)),
+        finding: Finding::new("judge.small", Severity::Warning, "check-source")
+            .of(&pacs)
+            .with("bytes", Value::Number(7)),
         opened: ago(15),
         taken_by: None,
         notified: None,
