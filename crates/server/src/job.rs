@@ -98,11 +98,11 @@ pub(crate) async fn work(app: App, claim: Claim) {
     let committed = end.point.is_some();
     match app.catalog.finish(&claim, &end).await {
         Ok(Some(point)) => {
-            tracing::info!(%run, %system, sequence = %point.sequence, "restore point committed")
+            tracing::info!(%run, %system, sequence = %point.sequence, "restore point committed");
         }
         Ok(None) => {}
         Err(error) => {
-            tracing::error!(%run, %system, "the run's end could not be recorded: {}", chain(&error))
+            tracing::error!(%run, %system, "the run's end could not be recorded: {}", chain(&error));
         }
     }
     if committed && let Err(error) = app.export_control().await {
@@ -291,7 +291,7 @@ pub(crate) async fn adopt(app: &App) -> Result<usize> {
             Ok(count) => adopted += count,
             // One unreadable repository must not keep the server from starting; the judge sees the absence.
             Err(error) => {
-                tracing::error!(system = %system.id, "cannot look for restore points: {}", chain(&error))
+                tracing::error!(system = %system.id, "cannot look for restore points: {}", chain(&error));
             }
         }
     }

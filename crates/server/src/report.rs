@@ -99,7 +99,7 @@ pub(crate) async fn read(app: &App, name: FileName) -> Result<()> {
         match open(&bytes, &vault.report_key) {
             Ok((body, whole)) if body.vault == vault.name => return take(app, &body, whole).await,
             Ok((body, _)) => {
-                why = ServerError::Report(format!("`{}` signed a report of `{}`", vault.name, body.vault))
+                why = ServerError::Report(format!("`{}` signed a report of `{}`", vault.name, body.vault));
             }
             Err(error) => why = error,
         }

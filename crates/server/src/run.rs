@@ -8,7 +8,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
     App, ServerError, admin, config::Config, console, error::Result, job, look, post, receive, report,
-    schedule, watchman,
+    retention, schedule, watchman,
 };
 
 /// How long threads that still block may take when everything else has ended.
@@ -121,6 +121,7 @@ pub async fn start(config: Config) -> Result<Running> {
     tasks.spawn(until(stop(&app), receive::listen(app.clone(), events)));
     tasks.spawn(until(stop(&app), watchman::run(app.clone())));
     tasks.spawn(until(stop(&app), post::run(app.clone())));
+    tasks.spawn(until(stop(&app), retention::run(app.clone())));
     if let Some(gate) = app.config.gate.clone() {
         tasks.spawn(until(stop(&app), look::watch(app.clone(), gate)));
     }

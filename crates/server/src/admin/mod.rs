@@ -9,6 +9,7 @@
 //! | GET | `/v1/runs/{number}` | one run with its progress |
 //! | POST | `/v1/runs/{number}/cancel` | ask it to stop |
 //! | GET | `/v1/points` | restore points (`?system=&place=primary\|vault`) |
+//! | GET | `/v1/retention/{id}` | what the policy keeps and would remove now |
 //! | GET | `/v1/alarms`, `/v1/events`, `/v1/windows`, `/v1/vaults`, `/v1/jumps` | lists |
 //! | GET | `/v1/evidence` | the present state as one HTML file (`?lang=ja\|en`) |
 //! | POST | `/v1/alarms/{id}/take` | say who takes care (`{"by":"…"}`) |
@@ -53,6 +54,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/runs/{number}", get(work::run))
         .route("/v1/runs/{number}/cancel", post(work::cancel))
         .route("/v1/points", get(work::points))
+        .route("/v1/retention/{id}", get(work::retention))
         .route("/v1/alarms", get(work::alarms))
         .route("/v1/alarms/{id}/take", post(work::take))
         .route("/v1/events", get(work::events))

@@ -114,6 +114,13 @@ pub(super) async fn points(State(app): State<App>, Query(place): Query<Where>) -
     Ok(Json(points))
 }
 
+pub(super) async fn retention(
+    State(app): State<App>,
+    Path(id): Path<SystemId>,
+) -> Answer<kuramori_judge::retention::Plan> {
+    Ok(Json(app.retention(&id).await?))
+}
+
 pub(super) async fn alarms(State(app): State<App>) -> Answer<Vec<Alarm>> {
     Ok(Json(app.catalog.open_alarms().await?))
 }

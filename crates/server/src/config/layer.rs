@@ -188,7 +188,7 @@ fn lay(
         let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         match (onto.get_mut(&key), value) {
             (Some(toml::Value::Table(below)), toml::Value::Table(table)) => {
-                lay(below, table, &path, origin, origins)
+                lay(below, table, &path, origin, origins);
             }
             (None, toml::Value::Table(table)) => {
                 let mut below = toml::Table::new();
