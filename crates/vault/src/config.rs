@@ -77,6 +77,9 @@ pub struct Gate {
     pub socket: PathBuf,
     /// The puller's address, the only one that may begin a flow.
     pub source: Ipv4Addr,
+    /// Seconds that the layers may take to open, or to be seen closed, before it is an alarm.
+    #[serde(default = "gate_patience")]
+    pub patience_s: u64,
 }
 
 /// A server that speaks restic's REST protocol over TLS.
@@ -238,6 +241,10 @@ pub struct Report {
     pub login: String,
     /// File with its password.
     pub password_file: PathBuf,
+}
+
+const fn gate_patience() -> u64 {
+    45
 }
 
 fn vault_name() -> String {

@@ -34,8 +34,6 @@ use crate::{
 
 /// How long a token may lie before it is used.
 const TOKEN_MS: u64 = 10_000;
-/// How long the layers may take to open or to be seen closed.
-const PATIENCE: Duration = Duration::from_secs(45);
 /// A shorter window is not worth opening.
 const SHORTEST: u64 = 5;
 
@@ -193,6 +191,10 @@ impl Vault {
         Ok((finished, work))
     }
 
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.config.gate.as_ref().map_or(0, |gate| gate.patience_s))
+    }
+
     pub(crate) fn gate_last(&self) -> Result<u64> {
         Ok(match &self.gate {
             Some(gate) => gate.status()?.last_window.0,
@@ -338,7 +340,7 @@ impl Vault {
         };
         self.note("window.token", &serde_json::json!({ "window": number, "token": token.hash() }))?;
         gate.open(SignedToken::sign(token, &self.key))?;
-        let deadline = self.clock.boot() + PATIENCE;
+        let deadline = self.clock.boot() + self.patience();
         loop {
             let state = gate.status()?.gate;
             if is_open(&state) {
@@ -418,7 +420,7 @@ impl Vault {
 
     /// Waits until the gate is seen closed, and takes its record of the window.
     fn see_closed(&self, gate: &Gate, number: WindowId) -> (Option<WindowRecord>, bool, String) {
-        let deadline = self.clock.boot() + PATIENCE;
+        let deadline = self.clock.boot() + self.patience();
         let mut claim = "the gate does not answer: it counts as open".to_owned();
         loop {
             if let Ok(status) = gate.status() {

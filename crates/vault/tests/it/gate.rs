@@ -165,7 +165,8 @@ impl Inner {
 fn guarded(world: &World, address: std::net::SocketAddrV4) -> (FakeGate, Vault) {
     let gate = FakeGate::start(world);
     let socket = world.path("gated.sock");
-    let more = format!("[gate]\nsocket = \"{}\"\nsource = \"10.77.10.2\"\n", socket.display());
+    let more =
+        format!("[gate]\nsocket = \"{}\"\nsource = \"10.77.10.2\"\npatience_s = 5\n", socket.display());
     let vault = world.vault_at(address, &more);
     gate.lock().keys.push(vault.public_key().0);
     (gate, vault)
