@@ -212,7 +212,7 @@ impl Lab {
         if !path.exists() {
             let mut bytes = [0; 15];
             SystemRandom.fill(&mut bytes);
-            fs_err::write(&path, hex::encode(bytes))?;
+            private(&path, &hex::encode(bytes))?;
         }
         Ok(fs_err::read_to_string(&path)?)
     }
@@ -292,6 +292,16 @@ fn prepare(prefix: &str, root: &Path) -> Result<PathBuf> {
         mode(&root.join(role.name()), 0o755)?;
     }
     Ok(root)
+}
+
+/// A file that nobody else can read, not even for a moment.
+pub(crate) fn private(path: &Path, text: &str) -> Result<()> {
+    use std::io::Write;
+
+    use fs_err::os::unix::fs::OpenOptionsExt;
+    let mut file =
+        fs_err::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    Ok(file.write_all(text.as_bytes())?)
 }
 
 /// One host of a lab.

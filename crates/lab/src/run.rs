@@ -58,13 +58,19 @@ pub(crate) fn run(root: &Path, run: &Run, json: bool) -> anyhow::Result<ExitCode
     let program = std::env::current_exe().context("this program's own path is unknown")?;
     let scale = if run.small { Scale::Small } else { Scale::from_environment() };
     let prefix = format!("km{}", std::process::id() % 1_000_000);
-    story.tell("病院を立ち上げています(実物のサーバー、生成データ)", "raising the hospital (real servers, generated data)");
+    story.tell(
+        "病院を立ち上げています(実物のサーバー、生成データ)",
+        "raising the hospital (real servers, generated data)",
+    );
     let lab = Lab::up(&prefix, root, What::everything(scale, run.seed, program))?;
     let stop = stop_on_signal()?;
     let console: SocketAddr = (Role::Srv.address(), 8080).into();
     let door = Door::open(&lab, Role::Srv, if run.once { 0 } else { run.port }, console);
     if let Ok(door) = &door {
-        story.tell(&format!("この機器からの画面: http://{}/", door.address()), &format!("console from this machine: http://{}/", door.address()));
+        story.tell(
+            &format!("この機器からの画面: http://{}/", door.address()),
+            &format!("console from this machine: http://{}/", door.address()),
+        );
     }
     let outcome = job::run(&lab, &product, &story);
     if let (Ok(summary), false) = (&outcome, json) {

@@ -79,7 +79,10 @@ impl ManualClock {
     /// Moves both clocks forward.
     pub fn advance(&self, time: Duration) {
         let mut state = self.lock();
-        state.0 = state.0.saturating_add(jiff::SignedDuration::try_from(time).unwrap_or_default()).unwrap_or(state.0);
+        state.0 = state
+            .0
+            .saturating_add(jiff::SignedDuration::try_from(time).unwrap_or_default())
+            .unwrap_or(state.0);
         state.1 += time;
     }
 
@@ -122,7 +125,10 @@ impl SeededRandom {
 
     /// The next 64 bits.
     pub fn next(&self) -> u64 {
-        let mut z = self.state.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed).wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self
+            .state
+            .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed)
+            .wrapping_add(0x9E37_79B9_7F4A_7C15);
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)

@@ -79,7 +79,9 @@ pub struct Question {
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum BadQuestion {
     /// A share outside its range.
-    #[error("`{system}`: `{field}` is {value}; it must lie above 0 and at most at 1 (`changed_per_day` may be 0)")]
+    #[error(
+        "`{system}`: `{field}` is {value}; it must lie above 0 and at most at 1 (`changed_per_day` may be 0)"
+    )]
     Share {
         /// The system.
         system: String,
@@ -218,7 +220,11 @@ fn stored(system: &SystemSize, (daily, weekly, monthly): (u32, u32, u32), at_lea
     rounded(kept * system.stored)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "sizes are positive and far below 2^63")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "sizes are positive and far below 2^63"
+)]
 fn rounded(bytes: f64) -> Bytes {
     Bytes(bytes.ceil() as u64)
 }

@@ -24,7 +24,8 @@ impl TreePath {
     /// Checks every part.
     pub fn new(path: impl Into<Vec<u8>>) -> Result<Self, BadPath> {
         let path = path.into();
-        let fits = path.split(|b| *b == b'/').all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0));
+        let fits =
+            path.split(|b| *b == b'/').all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0));
         if fits { Ok(Self(path)) } else { Err(BadPath { path }) }
     }
 

@@ -77,7 +77,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
         Verb::List(list) => runs(list, ui),
         Verb::Show(show) => Ok(one(&show.connect.client()?.get(&format!("/v1/runs/{}", show.number()))?, ui)),
         Verb::Cancel(show) => {
-            let run = show.connect.client()?.post(&format!("/v1/runs/{}/cancel", show.number()), &json!({}))?;
+            let run =
+                show.connect.client()?.post(&format!("/v1/runs/{}/cancel", show.number()), &json!({}))?;
             Ok(one(&run, ui))
         }
         Verb::Points(list) => points(list, ui),
@@ -89,7 +90,10 @@ fn start(run: &Run, ui: &Ui) -> Outcome {
     let queued: Value = client.post("/v1/runs", &json!({ "system": run.system }))?;
     let number = &queued["run"];
     if queued["already"] == true {
-        ui.note(format!("{}: run-{number}", ui.pick("すでに実行待ちまたは実行中です", "already queued or running")));
+        ui.note(format!(
+            "{}: run-{number}",
+            ui.pick("すでに実行待ちまたは実行中です", "already queued or running")
+        ));
     }
     if !run.wait {
         ui.data(&queued);
@@ -146,7 +150,8 @@ fn row(run: &Value) -> String {
         text("system"),
         text("state"),
         text("reason"),
-        Bytes(run["facts"]["bytes"].as_u64().or_else(|| run["progress"]["bytes_done"].as_u64()).unwrap_or(0)).to_string(),
+        Bytes(run["facts"]["bytes"].as_u64().or_else(|| run["progress"]["bytes_done"].as_u64()).unwrap_or(0))
+            .to_string(),
         text("ended_at")
     )
 }

@@ -39,7 +39,12 @@ struct File {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Connect {
     /// The running server's admin socket
-    #[arg(long, env = "KURAMORI_SERVER_SOCKET", value_name = "PATH", default_value = "/var/lib/kuramori/admin.sock")]
+    #[arg(
+        long,
+        env = "KURAMORI_SERVER_SOCKET",
+        value_name = "PATH",
+        default_value = "/var/lib/kuramori/admin.sock"
+    )]
     socket: PathBuf,
 }
 
@@ -136,7 +141,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
             Ok(Exit::Done)
         }
         Some(Verb::ConfirmTime(confirm)) => {
-            let answer: Value = confirm.connect.client()?.post("/v1/time/confirm", &json!({ "by": confirm.by }))?;
+            let answer: Value =
+                confirm.connect.client()?.post("/v1/time/confirm", &json!({ "by": confirm.by }))?;
             ui.data(&answer);
             ui.line(format!("{}: {}", ui.pick("確認した時刻の飛び", "jumps confirmed"), answer["confirmed"]));
             Ok(Exit::Done)
@@ -145,8 +151,9 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
 }
 
 fn load(file: &File) -> Result<Config, ServerError> {
-    let environment: Vec<(String, String)> =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+    let environment: Vec<(String, String)> = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
     Ok(Config::load(Some(&file.config), &environment, &file.set)?)
 }
 
@@ -167,7 +174,11 @@ fn first(config: &Config, init: &Init, ui: &Ui) -> Outcome {
         &SystemRandom,
     )?;
     ui.data(&made);
-    ui.line(format!("{}: {}", ui.pick("認証局の指紋", "authority's fingerprint"), made.authority_fingerprint));
+    ui.line(format!(
+        "{}: {}",
+        ui.pick("認証局の指紋", "authority's fingerprint"),
+        made.authority_fingerprint
+    ));
     ui.line(format!("{}: {}", ui.pick("サーバーの公開鍵", "server's recipient"), made.server_recipient));
     ui.line(format!("{}: {}", ui.pick("復旧用の公開鍵", "recovery recipient"), made.recovery_recipient));
     if let Some(file) = &made.recovery_identity {
@@ -194,13 +205,26 @@ fn check(config: &Config, ui: &Ui) -> Exit {
 
 fn enroll(new: &EnrollVault, ui: &Ui) -> Outcome {
     let out = std::path::absolute(&new.out).map_err(CliError::File)?;
-    let body = json!({ "name": new.name, "report_key": new.report_key, "recipient": new.recipient, "out": out });
+    let body =
+        json!({ "name": new.name, "report_key": new.report_key, "recipient": new.recipient, "out": out });
     let enrolment: Value = new.connect.client()?.post("/v1/vaults", &body)?;
     ui.data(&enrolment);
     let text = |key: &str| enrolment[key].as_str().unwrap_or_default().to_owned();
-    ui.line(format!("{}: {}", ui.pick("認証局の指紋", "authority's fingerprint"), text("authority_fingerprint")));
-    ui.line(format!("{}: {}", ui.pick("報告用公開鍵の指紋", "report key's fingerprint"), text("report_key_fingerprint")));
-    ui.line(format!("{}: {}", ui.pick("保管庫へ運ぶフォルダー", "folder to carry to the vault"), out.display()));
+    ui.line(format!(
+        "{}: {}",
+        ui.pick("認証局の指紋", "authority's fingerprint"),
+        text("authority_fingerprint")
+    ));
+    ui.line(format!(
+        "{}: {}",
+        ui.pick("報告用公開鍵の指紋", "report key's fingerprint"),
+        text("report_key_fingerprint")
+    ));
+    ui.line(format!(
+        "{}: {}",
+        ui.pick("保管庫へ運ぶフォルダー", "folder to carry to the vault"),
+        out.display()
+    ));
     ui.note(ui.pick(
         "両方の画面で指紋を読み合わせてください。運び終えたらフォルダーを削除してください。",
         "Compare the fingerprints on both screens. Remove the folder once it is carried over.",

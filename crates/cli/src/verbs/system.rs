@@ -149,8 +149,9 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
 
 /// `a.b=1` into `{"a":{"b":1}}`; a value is JSON where it parses as such, else text.
 fn put(object: &mut Map<String, Value>, pair: &str) -> Result<(), Failure> {
-    let (key, text) =
-        pair.split_once('=').ok_or_else(|| CliError::Argument(format!("`{pair}` is not of the form `key=value`")))?;
+    let (key, text) = pair
+        .split_once('=')
+        .ok_or_else(|| CliError::Argument(format!("`{pair}` is not of the form `key=value`")))?;
     let value = serde_json::from_str(text).unwrap_or_else(|_| Value::from(text));
     let mut parts = key.split('.').peekable();
     let mut here = object;
@@ -224,7 +225,9 @@ fn add(new: &Add, ui: &Ui) -> Outcome {
                     }
                 }
                 if granted.is_object() {
-                    ui.note(ui.pick("これらは二度と表示されません。", "These are shown once and kept nowhere."));
+                    ui.note(
+                        ui.pick("これらは二度と表示されません。", "These are shown once and kept nowhere."),
+                    );
                 }
             }
         }

@@ -36,10 +36,14 @@ missed = "alarm"
     // It is due at the next whole minute, and late DEADLINE_S seconds after that.
     let into_minute = SystemClock.now().as_second().rem_euclid(60).unsigned_abs();
     let late = SystemClock.boot() + Duration::from_secs(60 - into_minute + DEADLINE_S);
-    story.tell("検査システムのバックアップをわざと取りません", "the laboratory's backup is left out on purpose");
-    let mail = site.lab.mail().wait_for("the alarm of the missed backup", Duration::from_mins(4), |mail| {
-        mail.subject.contains(NAME) || mail.body.contains(NAME)
-    })?;
+    story.tell(
+        "検査システムのバックアップをわざと取りません",
+        "the laboratory's backup is left out on purpose",
+    );
+    let mail =
+        site.lab.mail().wait_for("the alarm of the missed backup", Duration::from_mins(4), |mail| {
+            mail.subject.contains(NAME) || mail.body.contains(NAME)
+        })?;
     let found = MissedFigures {
         system: SYSTEM.to_owned(),
         found_after_s: (SystemClock.boot().as_secs_f64() - late.as_secs_f64()).max(0.0),

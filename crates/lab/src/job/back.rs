@@ -11,9 +11,8 @@ use super::{
     vault::{Vault, figures},
 };
 use crate::{
-    Compared, Lab, LabError, Manifest, Result, Role, Targets, attack as attack_with, compare,
-    process::StopBy,
-    wait_until,
+    Compared, Lab, LabError, Manifest, Result, Role, Targets, attack as attack_with, compare, lab::private,
+    process::StopBy, wait_until,
 };
 
 fn receiver(lab: &Lab) -> PathBuf {
@@ -35,12 +34,6 @@ pub(super) fn prepare_receiver(lab: &Lab, product: &Product, vault: &Vault<'_>) 
     let pinned = vault.folder.join("clean");
     fs_err::copy(folder.join("ca.pem"), pinned.join("ca.pem"))?;
     private(&pinned.join("password"), &lab.secret("receiver")?)
-}
-
-fn private(path: &Path, text: &str) -> Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    fs_err::write(path, text)?;
-    Ok(fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o600))?)
 }
 
 /// Root on departments and primary.
@@ -104,7 +97,8 @@ pub(super) fn restore(
             name: name.to_owned(),
             from: "vault",
             generation: newest["time"].as_str().unwrap_or_default().to_owned(),
-            identical: compared.identical && report["restored"]["shortfalls"].as_array().is_some_and(Vec::is_empty),
+            identical: compared.identical
+                && report["restored"]["shortfalls"].as_array().is_some_and(Vec::is_empty),
             running: compared.running,
             rto_s: (SystemClock.boot() - begin).as_secs_f64(),
             differences: compared.examples.into_iter().chain(compared.failure).collect(),
@@ -137,24 +131,47 @@ fn window(
         .arg("--logins")
         .arg(folder.join("logins.toml"));
     let host = lab.host(Role::Cln);
-    let mut process = host.spawn_with("receiver", &serve, &lab.root().join("logs/receiver.log"), StopBy::Term)?;
+    let mut process =
+        host.spawn_with("receiver", &serve, &lab.root().join("logs/receiver.log"), StopBy::Term)?;
     let target: std::net::SocketAddr = (Role::Cln.address(), SERVE).into();
     wait_until("the receiver", std::time::Duration::from_secs(30), || {
         Ok(host.inside(|| std::net::TcpStream::connect(target).ok())?)
     })?;
-    let words = ["restore", "--receiver", "clean", "--repository", "billing", "--repository", "ophthalmology", "--repository", "pacs"];
+    let words = [
+        "restore",
+        "--receiver",
+        "clean",
+        "--repository",
+        "billing",
+        "--repository",
+        "ophthalmology",
+        "--repository",
+        "pacs",
+    ];
     let done = last_json(&vault.host().text(&vault.verb(&words))?)?;
     process.stop()?;
     let seen = figures(&done);
     story.tell(
-        &format!("復元のための開放: {:.0} MiB を清浄な受け側へ送りました", seen.bytes as f64 / f64::from(1 << 20)),
-        &format!("restore window: {:.0} MiB went to the clean receiver", seen.bytes as f64 / f64::from(1 << 20)),
+        &format!(
+            "復元のための開放: {:.0} MiB を清浄な受け側へ送りました",
+            seen.bytes as f64 / f64::from(1 << 20)
+        ),
+        &format!(
+            "restore window: {:.0} MiB went to the clean receiver",
+            seen.bytes as f64 / f64::from(1 << 20)
+        ),
     );
     summary.windows.push(seen);
     Ok(repositories)
 }
 
-fn judge(lab: &Lab, name: &str, truth: &Manifest, target: &Path, newest: &serde_json::Value) -> Result<Compared> {
+fn judge(
+    lab: &Lab,
+    name: &str,
+    truth: &Manifest,
+    target: &Path,
+    newest: &serde_json::Value,
+) -> Result<Compared> {
     match name {
         "billing" => compare::billing(lab, truth, Role::Cln, target),
         "ophthalmology" => compare::ophthalmology(truth, target),

@@ -34,7 +34,8 @@ fn sheet(summary: &Summary, ja: bool) -> String {
             .systems
             .iter()
             .map(|s| {
-                let whole = if s.complete { pick("完全", "complete") } else { pick("不完全", "INCOMPLETE") };
+                let whole =
+                    if s.complete { pick("完全", "complete") } else { pick("不完全", "INCOMPLETE") };
                 [s.name.clone(), format!("{} · {} bytes · {:.1} s · {whole}", s.way, s.bytes, s.seconds)]
             })
             .collect(),
@@ -65,9 +66,14 @@ fn sheet(summary: &Summary, ja: bool) -> String {
     section(
         pick("ゲート", "The gate"),
         vec![
-            [pick("制御プロセスの強制終了から最後の通信まで", "last byte after its process was killed").to_owned(), killed],
             [
-                pick("対照試験(ゲートなしで到達する)", "positive control (reached without the gate)").to_owned(),
+                pick("制御プロセスの強制終了から最後の通信まで", "last byte after its process was killed")
+                    .to_owned(),
+                killed,
+            ],
+            [
+                pick("対照試験(ゲートなしで到達する)", "positive control (reached without the gate)")
+                    .to_owned(),
                 yes(summary.positive_control),
             ],
         ],
@@ -76,7 +82,10 @@ fn sheet(summary: &Summary, ja: bool) -> String {
     section(
         pick("攻撃", "The attack"),
         vec![
-            [pick("暗号化された部門のファイル", "department files encrypted").to_owned(), attack.files_encrypted.to_string()],
+            [
+                pick("暗号化された部門のファイル", "department files encrypted").to_owned(),
+                attack.files_encrypted.to_string(),
+            ],
             [
                 pick("破壊された一次バックアップのファイル", "files of the primary destroyed").to_owned(),
                 attack.repository_files_destroyed.to_string(),

@@ -43,11 +43,11 @@ pub fn run(lab: &Lab, product: &Product, story: &Story) -> Result<Summary> {
     story.console(&site.console());
     night::pull(&site, "billing", &mut summary, story)?;
     night::pull(&site, "ophthalmology", &mut summary, story)?;
-    night::prepare_pacs(&site)?;
 
     summary.positive_control = vault::positive_control(lab, story)?;
     let vault = vault::raise(lab, product, &site, story)?;
     vault.window(&mut summary, story)?;
+    night::next(&site, &mut summary, story)?;
     night::pacs(&site, &mut summary, story)?;
     let truth = crate::Manifest::make(lab, "night")?;
     vault.killed_window(&mut summary, story)?;

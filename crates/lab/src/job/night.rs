@@ -1,6 +1,6 @@
 //! A night's backups: what we pull, and what a stock restic client sends.
 
-use kuramori_model::clock::{Clock, SystemClock};
+use kuramori_model::clock::{Clock, Random, SeededRandom, SystemClock};
 use serde_json::Value;
 
 use super::{
@@ -28,23 +28,35 @@ pub(super) fn pull(site: &Site<'_>, system: &str, summary: &mut Summary, story: 
     Ok(())
 }
 
+/// Bytes of the video that a night brings.
+const VIDEO: usize = 96 << 20;
+
+/// Ophthalmology's next night: the vendor's dump changes, and a video that no compression makes smaller
+/// joins it, so that the window after it lasts some seconds.
+pub(super) fn next(site: &Site<'_>, summary: &mut Summary, story: &Story) -> Result<()> {
+    let share = site.lab.ophthalmology();
+    let mut video = vec![0; VIDEO];
+    SeededRandom::new(site.lab.what().seed).fill(&mut video);
+    let folder = share.folder().join("検査動画");
+    fs_err::create_dir_all(&folder)?;
+    fs_err::write(folder.join("眼底撮影.avi"), &video)?;
+    share.write_dump(1, None)?;
+    pull(site, "ophthalmology", summary, story)
+}
+
 /// Debian's restic on the picture archive's host, with what `system add` handed out.
 fn restic(site: &Site<'_>, words: &[&str]) -> Result<Program> {
     let folder = site.file("credentials/pacs");
-    let read = |name: &str| Ok::<_, crate::LabError>(fs_err::read_to_string(folder.join(name))?.trim().to_owned());
+    let read =
+        |name: &str| Ok::<_, crate::LabError>(fs_err::read_to_string(folder.join(name))?.trim().to_owned());
     Ok(Program::new("restic")
-        .args(["--json", "--no-cache", "-r"])
-        .arg(restic_url(&read("url")?, &read("login")?, &read("login.password")?))
+        .args(["--json", "--no-cache"])
+        .env("RESTIC_REPOSITORY", restic_url(&read("url")?, &read("login")?, &read("login.password")?))
         .arg("--password-file")
         .arg(folder.join("repository.password"))
         .arg("--cacert")
         .arg(folder.join("ca.pem"))
         .args(words))
-}
-
-/// The picture archive makes its repository, so that the vault can pin it at its enrolment.
-pub(super) fn prepare_pacs(site: &Site<'_>) -> Result<()> {
-    site.lab.host(Role::Pac).run(&restic(site, &["init"])?).map(drop)
 }
 
 /// The picture archive sends for itself with Debian's restic, stopped and started around it.
@@ -75,12 +87,9 @@ pub(super) fn pacs(site: &Site<'_>, summary: &mut Summary, story: &Story) -> Res
     Ok(())
 }
 
-/// `rest:https://host/…` with the login in it.
+/// `rest:https://login@host/…` with the password in it.
 fn restic_url(url: &str, login: &str, password: &str) -> String {
-    if url.contains('@') {
-        return url.to_owned();
-    }
-    url.replacen("https://", &format!("https://{login}:{password}@"), 1)
+    url.replacen(&format!("https://{login}@"), &format!("https://{login}:{password}@"), 1)
 }
 
 fn newest(site: &Site<'_>, system: &str) -> Result<String> {

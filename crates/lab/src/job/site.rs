@@ -41,7 +41,10 @@ pub(super) fn raise<'a>(lab: &'a Lab, product: &'a Product, story: &Story) -> Re
     site.start()?;
     story.tell("拠点サーバーを開始しました", "the site server runs");
     site.add(&site.register())?;
-    story.tell("部門システムを登録しました(医事会計・眼科・画像)", "billing, ophthalmology and PACS are registered");
+    story.tell(
+        "部門システムを登録しました(医事会計・眼科・画像)",
+        "billing, ophthalmology and PACS are registered",
+    );
     Ok(site)
 }
 
@@ -64,7 +67,8 @@ impl Site<'_> {
 
     /// `kuramori --json WORDS… --socket …`, its last line of JSON.
     pub(super) fn ask(&self, words: &[&str]) -> Result<Value> {
-        let program = self.product.kuramori().arg("--json").args(words).arg("--socket").arg(self.file("admin.sock"));
+        let program =
+            self.product.kuramori().arg("--json").args(words).arg("--socket").arg(self.file("admin.sock"));
         last_json(&self.host().text(&program)?)
     }
 
@@ -85,7 +89,8 @@ impl Site<'_> {
     pub(super) fn add(&self, register: &str) -> Result<()> {
         let file = self.file("register.toml");
         fs_err::write(&file, register)?;
-        let (file, credentials) = (file.display().to_string(), self.file("credentials").display().to_string());
+        let (file, credentials) =
+            (file.display().to_string(), self.file("credentials").display().to_string());
         self.ask(&["system", "add", "--from", &file, "--credentials", &credentials]).map(drop)
     }
 
@@ -120,9 +125,12 @@ tick = "1s"
 [judge]
 every = "2s"
 
-[mail]
-server = "{mail}"
-security = "plain"
+[notify]
+[[notify.target]]
+name = "jouhou"
+[notify.target.smtp]
+host = "{mail_host}"
+port = {mail_port}
 from = "kuramori@hospital.example"
 to = ["{MAILBOX}"]
 
@@ -138,7 +146,8 @@ privacy_password_file = "{privacy}"
 sys_name = "{SWITCH_NAME}"
 interface = "port2"
 "#,
-            mail = self.lab.mail().address(),
+            mail_host = self.lab.mail().address().ip(),
+            mail_port = self.lab.mail().address().port(),
             switch = Role::Sw.address(),
             user = Login::Watch.user(),
             auth = secret(Login::Watch.auth_secret()),
@@ -210,7 +219,8 @@ restore_order = 3
 /// The last line of a program's output as JSON.
 pub(super) fn last_json(text: &str) -> Result<Value> {
     let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("null");
-    serde_json::from_str(last).map_err(|_| LabError::Answer { server: "kuramori", answer: last.chars().take(300).collect() })
+    serde_json::from_str(last)
+        .map_err(|_| LabError::Answer { server: "kuramori", answer: last.chars().take(300).collect() })
 }
 
 /// The address of the repository server.

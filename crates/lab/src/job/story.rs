@@ -1,9 +1,6 @@
 //! What a person sees while the job runs: one line a step, in both languages, with the time since the start.
 
-use std::{
-    io::Write,
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
 use kuramori_model::clock::{Clock, SystemClock};
 

@@ -132,11 +132,23 @@ impl Summary {
         for window in &self.windows {
             must(window.closed_verified, format!("window {}: not seen closed", window.window));
         }
-        must(self.closed_after_kill_s.is_some_and(|s| s <= 3.1), "the gate did not close within 3.1 s of its death".to_owned());
+        must(
+            self.closed_after_kill_s.is_some_and(|s| s <= 3.1),
+            "the gate did not close within 3.1 s of its death".to_owned(),
+        );
         must(self.attack.files_encrypted > 0, "the attack encrypted nothing".to_owned());
-        must(self.attack.repository_files_destroyed > 0, "the attack destroyed nothing at the primary".to_owned());
-        must(self.attack.vault_connections_accepted == 0, "something reached the vault outside a window".to_owned());
-        must(self.missed.as_ref().is_some_and(|missed| missed.mail_received), "nobody was told of the missed backup".to_owned());
+        must(
+            self.attack.repository_files_destroyed > 0,
+            "the attack destroyed nothing at the primary".to_owned(),
+        );
+        must(
+            self.attack.vault_connections_accepted == 0,
+            "something reached the vault outside a window".to_owned(),
+        );
+        must(
+            self.missed.as_ref().is_some_and(|missed| missed.mail_received),
+            "nobody was told of the missed backup".to_owned(),
+        );
         must(self.restored.len() >= 3, "not every system was restored".to_owned());
         for system in &self.restored {
             must(system.identical, format!("{}: not identical: {:?}", system.name, system.differences));

@@ -1,9 +1,6 @@
 //! The vault host: gate, observer and vault, its windows, and the window in which the gate dies.
 
-use std::{
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 use kuramori_model::clock::{Clock, SystemClock};
 use serde_json::Value;
@@ -45,14 +42,25 @@ pub(super) fn positive_control(lab: &Lab, story: &Story) -> Result<bool> {
     let reached = probe(lab, Role::Lan, &what)?.reached;
     lab.switch().set_port(false)?;
     story.tell(
-        &format!("対照試験: ゲートがないとき保管庫に {}", if reached { "届きます(正常)" } else { "届きません(異常)" }),
-        &format!("positive control: without the gate the vault is {}", if reached { "reached" } else { "NOT reached" }),
+        &format!(
+            "対照試験: ゲートがないとき保管庫に {}",
+            if reached { "届きます(正常)" } else { "届きません(異常)" }
+        ),
+        &format!(
+            "positive control: without the gate the vault is {}",
+            if reached { "reached" } else { "NOT reached" }
+        ),
     );
     Ok(reached)
 }
 
 /// Makes the vault's keys, carries its enrolment over, starts gate, observer and vault.
-pub(super) fn raise<'a>(lab: &'a Lab, product: &'a Product, site: &Site<'_>, story: &Story) -> Result<Vault<'a>> {
+pub(super) fn raise<'a>(
+    lab: &'a Lab,
+    product: &'a Product,
+    site: &Site<'_>,
+    story: &Story,
+) -> Result<Vault<'a>> {
     let vault = Vault { lab, product, folder: lab.host(Role::Vlt).folder().join("kuramori") };
     for folder in ["store", "state", "enrolment", "clean"] {
         fs_err::create_dir_all(vault.folder.join(folder))?;
@@ -62,8 +70,16 @@ pub(super) fn raise<'a>(lab: &'a Lab, product: &'a Product, site: &Site<'_>, sto
     let text = |key: &str| public[key].as_str().unwrap_or_default().to_owned();
     let out = vault.folder.join("enrolment").display().to_string();
     site.ask(&[
-        "server", "enroll-vault", "--name", "vault", "--report-key", &text("verifier"), "--recipient",
-        &text("recipient"), "--out", &out,
+        "server",
+        "enroll-vault",
+        "--name",
+        "vault",
+        "--report-key",
+        &text("verifier"),
+        "--recipient",
+        &text("recipient"),
+        "--out",
+        &out,
     ])?;
     super::back::prepare_receiver(lab, product, &vault)?;
     fs_err::write(vault.folder.join("gated.toml"), vault.gated_toml(&text("token_key")))?;
@@ -148,7 +164,10 @@ impl Vault<'_> {
     pub(super) fn killed_window(&self, summary: &mut Summary, story: &Story) -> Result<()> {
         let primary = self.lab.host(Role::Srv);
         let shape = |verb: &str| {
-            let words = ["qdisc", verb, "dev", "eth0", "root", "tbf", "rate", SHAPED, "burst", "256kb", "latency", "50ms"];
+            let words = [
+                "qdisc", verb, "dev", "eth0", "root", "tbf", "rate", SHAPED, "burst", "256kb", "latency",
+                "50ms",
+            ];
             primary.run(&Program::new("tc").args(words)).map(drop)
         };
         shape("add")?;
@@ -173,7 +192,7 @@ impl Vault<'_> {
             scope.spawn(|| self.host().try_run(&self.verb(&["pull"])));
             let start = self.received()?;
             wait_until("bytes to flow", Duration::from_secs(60), || {
-                Ok((self.received()? > start + (8 << 20)).then_some(()))
+                Ok((self.received()? > start + (4 << 20)).then_some(()))
             })?;
             let killed = SystemClock.boot();
             gate.signal(rustix::process::Signal::KILL);
@@ -272,7 +291,7 @@ peer = "{clean}:{SERVE}"
 [packet_filter]
 inside = "pul0"
 outside = "v0"
-foreign_tables = ["ip witness"]
+foreign_tables = ["ip witness", "ip6 witness", "arp witness"]
 
 [[packet_filter.management]]
 interface = "mgt0"
