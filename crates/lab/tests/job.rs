@@ -1,0 +1,32 @@
+//! The main job through the binaries, from the departments to the restored services.
+
+mod common;
+
+use std::process::Command;
+
+use serde_json::Value;
+
+#[test]
+fn the_main_job_ends_well() {
+    let stage = common::Stage::new('j');
+    let output = Command::new(env!("CARGO_BIN_EXE_kuramori-lab"))
+        .args(["--json", "--root"])
+        .arg(stage.root())
+        .args(["run", "--once", "--small"])
+        .output()
+        .unwrap();
+    let story = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}\n{story}", output.status);
+    let summary: Value = serde_json::from_slice(&output.stdout).expect("one JSON object on stdout");
+    assert_eq!(summary["positive_control"], true);
+    assert_eq!(summary["attack"]["vault_connections_accepted"], 0);
+    assert!(summary["closed_after_kill_s"].as_f64().unwrap() <= 3.1, "{summary}");
+    let restored = summary["restored"].as_array().unwrap();
+    assert_eq!(restored.len(), 3);
+    for system in restored {
+        assert!(system["identical"] == true && system["running"] == true, "{system}");
+    }
+    for sheet in summary["evidence"].as_array().unwrap() {
+        assert!(fs_err::read_to_string(sheet.as_str().unwrap()).unwrap().contains("window") || sheet.as_str().unwrap().contains(".ja."));
+    }
+}
