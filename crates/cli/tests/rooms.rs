@@ -24,19 +24,15 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("observed", &["model", "observe"]),
     ("catalog", &["model", "judge", "repo", "audit"]),
     ("vault", &["model", "repo", "audit", "escrow", "judge"]),
-    ("report", &["model"]),
     (
         "server",
-        &[
-            "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "observe", "catalog",
-            "report",
-        ],
+        &["model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "observe", "catalog"],
     ),
     (
         "cli",
         &[
             "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "catalog", "vault",
-            "report", "server",
+            "server",
         ],
     ),
 ];
@@ -46,7 +42,9 @@ const NEVER_PRIVILEGED: &[&str] = &["axum", "sqlx", "sqlx-core", "typst", "reqwe
 
 fn metadata() -> Value {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--offline"])
+        // Without the filter Cargo wants packages that only other systems use.
+        .args(["metadata", "--format-version", "1", "--offline", "--filter-platform"])
+        .arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");

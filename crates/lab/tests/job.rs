@@ -27,6 +27,9 @@ fn the_main_job_ends_well() {
         assert!(system["identical"] == true && system["running"] == true, "{system}");
     }
     for sheet in summary["evidence"].as_array().unwrap() {
-        assert!(fs_err::read_to_string(sheet.as_str().unwrap()).unwrap().contains("window") || sheet.as_str().unwrap().contains(".ja."));
+        assert!(
+            fs_err::read_to_string(sheet.as_str().unwrap()).unwrap().contains("window")
+                || sheet.as_str().unwrap().contains(".ja.")
+        );
     }
 }

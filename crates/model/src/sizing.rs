@@ -24,6 +24,9 @@ pub struct SystemSize {
     pub growth_per_day: Bytes,
     /// Share that remains after compression and deduplication, above 0 and up to 1.
     pub stored: f64,
+    /// Whether each backup reads all of it (a database's base backup) or only what changed (files).
+    #[serde(default)]
+    pub read_whole: bool,
 }
 
 /// What the stores, links and rules allow.
@@ -109,7 +112,7 @@ pub struct SystemPlan {
     pub vault: Bytes,
     /// Bytes that go to the vault on an ordinary night.
     pub nightly: Bytes,
-    /// Seconds that reading it takes on an ordinary night, if the source must be read whole.
+    /// Seconds that reading it takes on an ordinary night.
     pub read_seconds: u64,
 }
 
@@ -155,7 +158,7 @@ pub fn plan(question: &Question) -> Result<Plan, BadQuestion> {
             primary: stored(system, site.primary_points, 0),
             vault: stored(system, site.vault_points, 90),
             nightly: rounded(fresh(system, 1.0) * system.stored),
-            read_seconds: seconds(system.full, site.ingest_per_second),
+            read_seconds: seconds(read(system), site.ingest_per_second),
         })
         .collect();
     let sum = |part: fn(&SystemPlan) -> Bytes| systems.iter().map(|system| part(system).0).sum::<u64>();
@@ -209,6 +212,11 @@ fn fresh(system: &SystemSize, days: f64) -> f64 {
     rewritten + system.growth_per_day.0 as f64 * days
 }
 
+/// Bytes that an ordinary night reads from the source.
+fn read(system: &SystemSize) -> Bytes {
+    if system.read_whole { system.full } else { rounded(fresh(system, 1.0)) }
+}
+
 /// One full copy and what is new between the kept points, after compression.
 fn stored(system: &SystemSize, (daily, weekly, monthly): (u32, u32, u32), at_least_days: u32) -> Bytes {
     // Where everything of `at_least_days` must stay, days beyond the daily points are kept daily too.
@@ -244,6 +252,7 @@ mod tests {
             changed_per_day: changed,
             growth_per_day: Bytes(0),
             stored: 0.5,
+            read_whole: true,
         }
     }
 

@@ -142,7 +142,7 @@ fn show(plan: &Plan, question: &Question, ui: &Ui) {
     ));
     ui.line(format!(
         "{}: {:.1} h / {:.1} h, {}",
-        ui.pick("全システムの読み取り(全量の場合)", "reading all systems whole"),
+        ui.pick("部門システムの読み取り", "reading the departments"),
         plan.reading_hours,
         question.site.night_hours,
         verdict(plan.night_holds)

@@ -7,6 +7,7 @@ use kuramori_model::clock::{Clock, SystemClock, SystemRandom};
 use super::{
     Product, Story,
     site::{SERVE, last_json},
+    story::seconds_since,
     summary::{AttackFigures, RestoredFigures, Summary},
     vault::{Vault, figures},
 };
@@ -100,7 +101,7 @@ pub(super) fn restore(
             identical: compared.identical
                 && report["restored"]["shortfalls"].as_array().is_some_and(Vec::is_empty),
             running: compared.running,
-            rto_s: (SystemClock.boot() - begin).as_secs_f64(),
+            rto_s: seconds_since(begin),
             differences: compared.examples.into_iter().chain(compared.failure).collect(),
         };
         tell(&back, story);
@@ -135,7 +136,7 @@ fn window(
         host.spawn_with("receiver", &serve, &lab.root().join("logs/receiver.log"), StopBy::Term)?;
     let target: std::net::SocketAddr = (Role::Cln.address(), SERVE).into();
     wait_until("the receiver", std::time::Duration::from_secs(30), || {
-        Ok(host.inside(|| std::net::TcpStream::connect(target).ok())?)
+        host.inside(|| std::net::TcpStream::connect(target).ok())
     })?;
     let words = [
         "restore",

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     Story,
     site::{Site, last_json},
+    story::seconds_since,
     summary::{Summary, SystemFigures},
 };
 use crate::{Program, Result, Role};
@@ -18,7 +19,7 @@ pub(super) fn pull(site: &Site<'_>, system: &str, summary: &mut Summary, story: 
         name: system.to_owned(),
         way: if system == "billing" { "postgres" } else { "smb" },
         bytes: run["facts"]["bytes"].as_u64().unwrap_or(0),
-        seconds: (SystemClock.boot() - begin).as_secs_f64(),
+        seconds: seconds_since(begin),
         restore_point: newest(site, system)?,
         complete: run["state"] == "complete",
         outage_s: 0.0,
@@ -67,7 +68,7 @@ pub(super) fn pacs(site: &Site<'_>, summary: &mut Summary, story: &Story) -> Res
     let data = archive.data().display().to_string();
     let sent = host.text(&restic(site, &["backup", &data])?);
     archive.start()?;
-    let outage = (SystemClock.boot() - begin).as_secs_f64();
+    let outage = seconds_since(begin);
     let report: Value = last_json(&sent?)?;
     let figures = SystemFigures {
         name: "pacs".to_owned(),

@@ -72,6 +72,7 @@ impl Site<'_> {
         last_json(&self.host().text(&program)?)
     }
 
+    #[expect(clippy::unused_self, reason = "it is this site's address")]
     pub(super) fn console(&self) -> String {
         format!("http://{}:{CONSOLE}/", Role::Srv.address())
     }
@@ -79,7 +80,7 @@ impl Site<'_> {
     pub(super) fn start(&self) -> Result<()> {
         self.host().spawn("server", &self.server(), &self.lab.root().join("logs/server.log"))?;
         let socket = self.file("admin.sock");
-        wait_until("the site server", Duration::from_secs(60), || {
+        wait_until("the site server", Duration::from_mins(1), || {
             Ok(std::os::unix::net::UnixStream::connect(&socket).ok())
         })?;
         Ok(())

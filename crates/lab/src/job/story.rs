@@ -35,6 +35,11 @@ impl Story {
 
     /// Seconds since the start.
     pub fn seconds(&self) -> f64 {
-        SystemClock.boot().saturating_sub(self.begin).as_secs_f64()
+        seconds_since(self.begin)
     }
+}
+
+/// Seconds of boot time since `begin`.
+pub(super) fn seconds_since(begin: Duration) -> f64 {
+    SystemClock.boot().saturating_sub(begin).as_secs_f64()
 }

@@ -86,7 +86,7 @@ pub(super) fn raise<'a>(
     fs_err::write(vault.folder.join("observed.toml"), vault.observed_toml())?;
     vault.start_gate()?;
     vault.spawn("observed", &product.observed().arg("--config").arg(vault.folder.join("observed.toml")))?;
-    vault.wait_closed(Duration::from_secs(60))?;
+    vault.wait_closed(Duration::from_mins(1))?;
     story.tell("ゲートは閉鎖を確認済み(既定の状態)", "the gate is seen closed, its resting state");
     vault.spawn("vault", &product.kuramori().args(["vault", "--config"]).arg(vault.config()))?;
     wait_until("the vault", Duration::from_secs(30), || {
@@ -180,7 +180,7 @@ impl Vault<'_> {
         );
         summary.closed_after_kill_s = Some(after);
         self.start_gate()?;
-        self.wait_closed(Duration::from_secs(60))?;
+        self.wait_closed(Duration::from_mins(1))?;
         story.tell("再起動したゲートは閉鎖を確認しました", "the restarted gate has seen itself closed");
         Ok(())
     }
@@ -191,7 +191,7 @@ impl Vault<'_> {
             // The pull ends by itself when its path is gone; how, is not of interest here.
             scope.spawn(|| self.host().try_run(&self.verb(&["pull"])));
             let start = self.received()?;
-            wait_until("bytes to flow", Duration::from_secs(60), || {
+            wait_until("bytes to flow", Duration::from_mins(1), || {
                 Ok((self.received()? > start + (4 << 20)).then_some(()))
             })?;
             let killed = SystemClock.boot();
@@ -204,7 +204,7 @@ impl Vault<'_> {
                 }
                 SystemClock.sleep(Duration::from_millis(5));
             }
-            Ok((last - killed).as_secs_f64())
+            Ok(last.saturating_sub(killed).as_secs_f64())
         })
     }
 
