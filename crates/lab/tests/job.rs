@@ -26,6 +26,9 @@ fn the_main_job_ends_well() {
     for system in restored {
         assert!(system["identical"] == true && system["running"] == true, "{system}");
     }
+    let siege = &summary["siege"];
+    assert!(siege["files_put_aside"].as_u64().unwrap() >= 6 && siege["points_kept"] == true, "{siege}");
+    assert_eq!(summary["server"]["identical"], true);
     let sheets = summary["evidence"].as_array().unwrap();
     assert_eq!(sheets.len(), 2);
     for sheet in sheets {

@@ -202,7 +202,7 @@ fn garbage_pack(key: &Key, victims: &[(String, Value)], random: &dyn Random) -> 
 }
 
 /// Writes a file under its own SHA-256; packs into the folder of its first two digits.
-fn plant(folder: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn plant(folder: &Path, bytes: &[u8]) -> Result<()> {
     let name = hex::encode(digest(&SHA256, bytes));
     let folder = if folder.ends_with("data") { folder.join(&name[..2]) } else { folder.to_owned() };
     fs_err::create_dir_all(&folder)?;

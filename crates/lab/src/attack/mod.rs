@@ -138,6 +138,17 @@ pub fn forge_quietly(lab: &Lab, repository: &Path, password: &str, random: &dyn 
     insider::forge(&scope::allowed(lab.root(), repository)?, password.as_bytes(), random)
 }
 
+/// Plants a pack of noise under its own hash: bytes that a puller must carry while the attacker uses the open
+/// window, and that proof must put aside.
+///
+/// # Errors
+/// [`LabError::Outside`](crate::LabError::Outside) for a repository that is not the primary's.
+pub fn plant_noise(lab: &Lab, repository: &Path, bytes: usize, random: &dyn Random) -> Result<()> {
+    let mut noise = vec![0; bytes];
+    random.fill(&mut noise);
+    insider::plant(&scope::allowed(lab.root(), repository)?.join("data"), &noise)
+}
+
 /// Only looks for a way into the vault: also what is done while a window is open.
 pub fn scan_vault(lab: &Lab, from: &[Role], what: &Try) -> Result<Attacked> {
     let mut done = Attacked { at: SystemClock.now(), ..Attacked::default() };

@@ -33,9 +33,10 @@ deadline_s = {DEADLINE_S}
 missed = "alarm"
 "#
     ))?;
-    // It is due at the next whole minute, and late DEADLINE_S seconds after that.
+    // It is due at the next whole minute. The policy `alarm` speaks as soon as that minute passed without a
+    // backup; the judge's deadline, DEADLINE_S later, is the second net.
     let into_minute = SystemClock.now().as_second().rem_euclid(60).unsigned_abs();
-    let late = SystemClock.boot() + Duration::from_secs(60 - into_minute + DEADLINE_S);
+    let due = SystemClock.boot() + Duration::from_secs(60 - into_minute);
     story.tell(
         "検査システムのバックアップをわざと取りません",
         "the laboratory's backup is left out on purpose",
@@ -46,7 +47,7 @@ missed = "alarm"
         })?;
     let found = MissedFigures {
         system: SYSTEM.to_owned(),
-        found_after_s: (SystemClock.boot().as_secs_f64() - late.as_secs_f64()).max(0.0),
+        found_after_s: (SystemClock.boot().as_secs_f64() - due.as_secs_f64()).max(0.0),
         mail_received: true,
         subject: mail.subject.clone(),
     };

@@ -6,6 +6,7 @@ use kuramori_model::clock::{Clock, SystemClock, SystemRandom};
 
 use super::{
     Product, Story,
+    night::SYSTEMS,
     site::{SERVE, last_json},
     story::seconds_since,
     summary::{AttackFigures, RestoredFigures, Summary},
@@ -76,7 +77,7 @@ pub(super) fn restore(
 ) -> Result<()> {
     let begin = SystemClock.boot();
     let repositories = window(lab, product, vault, summary, story)?;
-    for name in ["billing", "ophthalmology", "pacs"] {
+    for name in SYSTEMS {
         let target = lab.host(Role::Cln).folder().join("restored").join(name);
         let password = vault.folder.join("enrolment/passwords").join(name);
         let verb = |words: &[&str]| {
@@ -148,6 +149,8 @@ fn window(
         "ophthalmology",
         "--repository",
         "pacs",
+        "--repository",
+        "_control",
     ];
     let done = last_json(&vault.host().text(&vault.verb(&words))?)?;
     process.stop()?;

@@ -96,6 +96,29 @@ fn sheet(summary: &Summary, ja: bool) -> String {
             ],
         ],
     );
+    if let Some(siege) = &summary.siege {
+        section(
+            pick("開放中の攻撃(鍵を入手した侵入者)", "The attack on an open window (intruder with the keys)"),
+            vec![
+                [
+                    pick("偽造されたファイル / 検証で隔離", "files forged / put aside by proof").to_owned(),
+                    format!("{} / {}", siege.files_forged, siege.files_put_aside),
+                ],
+                [
+                    pick("保管庫への到達", "contacts with the vault").to_owned(),
+                    siege.vault_connections_accepted.to_string(),
+                ],
+                [
+                    pick("保管庫の復元点はすべて無事", "the vault's restore points are all kept").to_owned(),
+                    yes(siege.points_kept),
+                ],
+                [
+                    pick("一次バックアップ破壊後の警報", "alarms after the primary was destroyed").to_owned(),
+                    siege.alarms_after_destruction.to_string(),
+                ],
+            ],
+        );
+    }
     section(
         pick("復元", "Restored"),
         summary
@@ -115,6 +138,15 @@ fn sheet(summary: &Summary, ja: bool) -> String {
             })
             .collect(),
     );
+    if let Some(server) = &summary.server {
+        section(
+            pick("拠点サーバーの再構築", "The site server, rebuilt"),
+            vec![[
+                pick("台帳は攻撃前と同じ", "register as before the attack").to_owned(),
+                format!("{} · {:.1} s", yes(server.identical), server.seconds),
+            ]],
+        );
+    }
     let title = pick("実施記録(ラボ)", "Record of a run (lab)");
     let limits = pick(
         "この記録は 1 台の Linux 上の試験病院でのものです。適合を判定するものではありません。",

@@ -8,18 +8,22 @@
 //! night  departments → primary (SMB, PostgreSQL, restic)     │ each step works by itself and says what it
 //! vault  gate, observer, vault; windows; the kill            │ saw; the summary holds every figure
 //! alarm  a backup that never came, the mail that says so     │
-//! back   the attack, the restore window, the comparison     ─┘
+//! siege  an intruder with the keys, in an open window        │
+//! back   the attack, the restore window, the comparison      │
+//! again  the site server itself, rebuilt                    ─┘
 //! ```
 //!
 //! Nothing here knows the inside of a room: everything goes through `kuramori`, `kuramori-gated`,
 //! `kuramori-observed` and the departments' own servers.
 
+mod again;
 mod alarm;
 mod back;
 mod door;
 mod evidence;
 mod night;
 mod product;
+mod siege;
 mod site;
 mod story;
 mod summary;
@@ -54,8 +58,12 @@ pub fn run(lab: &Lab, product: &Product, story: &Story) -> Result<Summary> {
     vault.window(&mut summary, story)?;
 
     alarm::missed(&site, &mut summary, story)?;
+    let register = again::register(&site)?;
+    siege::quiet(lab, &vault, &mut summary, story)?;
     back::attack(lab, &mut summary, story)?;
+    siege::afterwards(&vault, &mut summary, story)?;
     back::restore(lab, product, &vault, &truth, &mut summary, story)?;
+    again::rebuild(lab, product, &vault, &register, &mut summary, story)?;
     summary.evidence = evidence::write(lab, &summary)?;
     Ok(summary)
 }

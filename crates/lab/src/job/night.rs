@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{Program, Result, Role};
 
+/// The departments, in restore order.
+pub(super) const SYSTEMS: [&str; 3] = ["billing", "ophthalmology", "pacs"];
+
 /// Has the server pull a department, and waits.
 pub(super) fn pull(site: &Site<'_>, system: &str, summary: &mut Summary, story: &Story) -> Result<()> {
     let begin = SystemClock.boot();

@@ -11,18 +11,22 @@ pub struct Summary {
     pub systems: Vec<SystemFigures>,
     /// The first ordinary window.
     pub window: Option<WindowFigures>,
-    /// Every window, the killed one included.
+    /// Every window that ended in order; the one whose gate was killed stands in `closed_after_kill_s`.
     pub windows: Vec<WindowFigures>,
     /// Last byte after `kuramori-gated` got SIGKILL while bytes flowed.
     pub closed_after_kill_s: Option<f64>,
     /// The witness behind the gate was reached with the gate flushed: the tests below would see an open gate.
     pub positive_control: bool,
+    /// The quiet attack on the puller while the window was open.
+    pub siege: Option<SiegeFigures>,
     /// What the attack did.
     pub attack: AttackFigures,
     /// The missed backup.
     pub missed: Option<MissedFigures>,
     /// What came back.
     pub restored: Vec<RestoredFigures>,
+    /// The site server itself, rebuilt from the vault's copy.
+    pub server: Option<ServerFigures>,
     /// The evidence sheets, Japanese and English.
     pub evidence: Vec<PathBuf>,
 }
@@ -63,6 +67,41 @@ pub struct WindowFigures {
     pub closed_verified: bool,
 }
 
+/// The quiet attack: forged with the repositories' own keys, carried home in a window that was attacked while
+/// it was open.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct SiegeFigures {
+    /// Packs and indexes forged under valid names and tags.
+    pub files_forged: u64,
+    /// Snapshots invented.
+    pub points_forged: u64,
+    /// Packs that proof put aside.
+    pub files_put_aside: u64,
+    /// Bytes still flowed when the scan had ended.
+    pub scanned_while_open: bool,
+    /// Contacts that the vault accepted meanwhile.
+    pub vault_connections_accepted: u64,
+    /// The vault's complete restore points are the same as before, here and after the destruction.
+    pub points_kept: bool,
+    /// Alarms at the vault after a window with the destroyed primary.
+    pub alarms_after_destruction: u64,
+}
+
+/// The rebuilt site server.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct ServerFigures {
+    /// Departmental systems in its register.
+    pub systems: u64,
+    /// Restore points that its catalog knows.
+    pub points: u64,
+    /// Secrets that open with its key.
+    pub secrets: u64,
+    /// Its register is the one of before the attack.
+    pub identical: bool,
+    /// From bare folder to a server that answers.
+    pub seconds: f64,
+}
+
 /// What the attack did.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct AttackFigures {
@@ -81,7 +120,7 @@ pub struct AttackFigures {
 pub struct MissedFigures {
     /// Which system.
     pub system: String,
-    /// Seconds from its deadline to the alarm.
+    /// Seconds from the time at which it was due to the mail.
     pub found_after_s: f64,
     /// Whether the mail arrived.
     pub mail_received: bool,
@@ -144,6 +183,28 @@ impl Summary {
         must(
             self.attack.vault_connections_accepted == 0,
             "something reached the vault outside a window".to_owned(),
+        );
+        let siege = self.siege.as_ref();
+        must(
+            siege.is_some_and(|s| s.scanned_while_open),
+            "no window was attacked while it was open".to_owned(),
+        );
+        must(
+            siege.is_some_and(|s| s.vault_connections_accepted == 0),
+            "something reached the vault through its open window".to_owned(),
+        );
+        must(siege.is_some_and(|s| s.files_put_aside > 0), "proof put nothing forged aside".to_owned());
+        must(
+            siege.is_some_and(|s| s.points_kept),
+            "the vault's restore points changed under attack".to_owned(),
+        );
+        must(
+            siege.is_some_and(|s| s.alarms_after_destruction > 0),
+            "the vault raised no alarm about the destroyed primary".to_owned(),
+        );
+        must(
+            self.server.as_ref().is_some_and(|s| s.identical),
+            "the site server did not come back".to_owned(),
         );
         must(
             self.missed.as_ref().is_some_and(|missed| missed.mail_received),

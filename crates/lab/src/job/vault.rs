@@ -1,6 +1,6 @@
 //! The vault host: gate, observer and vault, its windows, and the window in which the gate dies.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use kuramori_model::clock::{Clock, SystemClock};
 use serde_json::Value;
@@ -126,6 +126,10 @@ impl Vault<'_> {
         last_json(&self.host().text(&program)?)
     }
 
+    pub(super) fn closed(&self) -> Result<()> {
+        self.wait_closed(Duration::from_mins(1))
+    }
+
     fn wait_closed(&self, limit: Duration) -> Result<()> {
         wait_until("the gate to be seen closed", limit, || {
             Ok(self.gate().ok().filter(|status| status["gate"]["state"] == "closed_verified"))
@@ -162,18 +166,7 @@ impl Vault<'_> {
 
     /// A window in which `kuramori-gated` gets SIGKILL while bytes flow: the kernel alone must close.
     pub(super) fn killed_window(&self, summary: &mut Summary, story: &Story) -> Result<()> {
-        let primary = self.lab.host(Role::Srv);
-        let shape = |verb: &str| {
-            let words = [
-                "qdisc", verb, "dev", "eth0", "root", "tbf", "rate", SHAPED, "burst", "256kb", "latency",
-                "50ms",
-            ];
-            primary.run(&Program::new("tc").args(words)).map(drop)
-        };
-        shape("add")?;
-        let killed = self.kill_while_it_flows();
-        shape("del")?;
-        let after = killed?;
+        let after = self.shaped(SHAPED, || self.kill_while_it_flows())?;
         story.tell(
             &format!("ゲートの制御プロセスを強制終了: 最後の通信は {after:.2} 秒後(上限 3.1 秒)"),
             &format!("the gate's process was killed: last byte {after:.2} s later (at most 3.1 s allowed)"),
@@ -183,6 +176,35 @@ impl Vault<'_> {
         self.wait_closed(Duration::from_mins(1))?;
         story.tell("再起動したゲートは閉鎖を確認しました", "the restarted gate has seen itself closed");
         Ok(())
+    }
+
+    /// Does something while the primary sends slowly, so that a window stays open for a while.
+    pub(super) fn shaped<T>(&self, rate: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let primary = self.lab.host(Role::Srv);
+        let shape = |verb: &str| {
+            let words = [
+                "qdisc", verb, "dev", "eth0", "root", "tbf", "rate", rate, "burst", "256kb", "latency",
+                "50ms",
+            ];
+            primary.run(&Program::new("tc").args(words)).map(drop)
+        };
+        shape("add")?;
+        let done = work();
+        shape("del")?;
+        done
+    }
+
+    /// Complete restore points, by repository.
+    pub(super) fn complete(&self) -> Result<BTreeMap<String, u64>> {
+        let status = self.status()?;
+        let all = status["repositories"].as_array().into_iter().flatten();
+        Ok(all
+            .filter_map(|one| Some((one["name"].as_str()?.to_owned(), one["complete"].as_u64()?)))
+            .collect())
+    }
+
+    pub(super) fn status(&self) -> Result<Value> {
+        last_json(&self.host().text(&self.verb(&["status"]))?)
     }
 
     fn kill_while_it_flows(&self) -> Result<f64> {
@@ -209,7 +231,7 @@ impl Vault<'_> {
     }
 
     /// Bytes that came through the gate to the puller's side, by the kernel's counter of the inner link.
-    fn received(&self) -> Result<u64> {
+    pub(super) fn received(&self) -> Result<u64> {
         let name = self.lab.host(Role::Pul).namespace();
         crate::network::inside(&name, || {
             let text = fs_err::read_to_string("/proc/thread-self/net/dev")?;

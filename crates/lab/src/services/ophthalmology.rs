@@ -42,9 +42,10 @@ const VENDOR_SECRET: &str = "samba-vendor";
 const USERS: [(&str, u32); 2] = [(READER, 61_001), (VENDOR, 61_002)];
 
 /// Opens one file with all kinds of access and shares none, and holds it until it is ended.
+/// Whoever looks whether the file is held opens it for a moment, so a sharing violation is tried again.
 const HOLD: &str = r"
-import sys, signal
-from samba import credentials, param
+import sys, signal, time
+from samba import NTSTATUSError, credentials, param
 from samba.samba3 import libsmb_samba_internal as smb, param as s3param
 lp = s3param.get_context()
 lp.load(sys.argv[1])
@@ -52,7 +53,14 @@ creds = credentials.Credentials()
 creds.guess(param.LoadParm())
 creds.set_username(sys.argv[3]); creds.set_password(open(sys.argv[4]).read()); creds.set_domain('HOSPITAL')
 conn = smb.Conn(sys.argv[2], 'dump', lp, creds)
-held = conn.create(Name=sys.argv[5].replace('/', chr(92)), DesiredAccess=0x12019f, ShareAccess=0, CreateDisposition=1)
+for turn in range(100):
+    try:
+        held = conn.create(Name=sys.argv[5].replace('/', chr(92)), DesiredAccess=0x12019f, ShareAccess=0, CreateDisposition=1)
+        break
+    except NTSTATUSError as error:
+        if turn == 99 or error.args[0] != 0xc0000043:
+            raise
+        time.sleep(0.1)
 print('held', flush=True)
 signal.pause()
 ";
