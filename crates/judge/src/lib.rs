@@ -15,6 +15,7 @@
 pub mod calendar;
 pub mod expect;
 pub mod facts;
+pub mod foreign;
 pub mod history;
 pub mod night;
 pub mod platform;

@@ -12,6 +12,7 @@ pub mod class;
 pub mod clock;
 pub mod fault;
 pub mod finding;
+pub mod foreign;
 pub mod gate;
 pub mod ids;
 pub mod sizing;

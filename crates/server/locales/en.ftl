@@ -22,6 +22,7 @@ verdict-from = They would return to { $time } ({ $age }) or later; the oldest re
 cause-none = The restore points are fresh and the gate is seen closed.
 cause-no-systems = No departmental system is registered yet.
 cause-unregistered = { $system } is not protected (unregistered).
+cause-elsewhere = { $system } is backed up by another product alone: nothing of it can be restored from here or from the vault.
 cause-first-backup = { $system } waits for its first backup.
 cause-gate-unconfirmed = The site cannot confirm that the gate is closed.
 cause-gate-open = The gate is open right now: the vault is pulling.
@@ -37,6 +38,7 @@ next = Next action
 next-none = Nothing to do.
 next-no-systems = Register the departmental systems with `kuramori system add`.
 next-unregistered = Enable { $system } with `kuramori system edit`, or register it.
+next-elsewhere = Have its folder read as well: `kuramori system edit { $id } --set source.share=…` (see docs/sources.md).
 next-first-backup = Wait, or take it now with `kuramori backup run { $id }`.
 next-gate-unconfirmed = See which look in the table “Gate” has no answer, and confirm closed on the vault's own screen.
 next-gate-open = Nothing to do. If the window does not end, secure the gate on the vault's own screen.

@@ -22,6 +22,7 @@ verdict-from = 復旧すると { $time }({ $age })以降の時点に戻ります
 cause-none = 新しい復元点がそろい、ゲートは閉鎖を確認できています。
 cause-no-systems = 部門システムがまだ登録されていません。
 cause-unregistered = { $system }は保護されていません(未登録)。
+cause-elsewhere = { $system }は他製品だけがバックアップしています。ここからも隔離保管庫からも復旧できません。
 cause-first-backup = { $system }は初回のバックアップを待っています。
 cause-gate-unconfirmed = ゲートの閉鎖を拠点側から確認できません(要確認)。
 cause-gate-open = いまゲートは開放中です(隔離保管庫が取り込み中)。
@@ -37,6 +38,7 @@ next = 次の対応
 next-none = 対応は不要です。
 next-no-systems = `kuramori system add` で部門システムを登録してください。
 next-unregistered = { $system }を `kuramori system edit` で有効にするか、登録してください。
+next-elsewhere = そのバックアップ先フォルダーも取得してください。`kuramori system edit { $id } --set source.share=…`(docs/sources.ja.md)
 next-first-backup = 待つか、`kuramori backup run { $id }` で今すぐ取得してください。
 next-gate-unconfirmed = 下の「ゲート」の表で応答のない項目を確認し、隔離保管庫の画面で閉鎖を確認してください。
 next-gate-open = 対応は不要です。開放が終わらないときは、隔離保管庫の画面で緊急遮断してください。

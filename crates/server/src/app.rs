@@ -43,6 +43,8 @@ pub struct Inner {
     pub(crate) post: Notify,
     /// One writer at a time into `_control`.
     pub(crate) control: tokio::sync::Mutex<()>,
+    /// One result of another product at a time into its record.
+    pub(crate) results_lock: tokio::sync::Mutex<()>,
 }
 
 impl std::ops::Deref for App {
@@ -80,6 +82,7 @@ impl App {
                 work: Notify::new(),
                 post: Notify::new(),
                 control: tokio::sync::Mutex::new(()),
+                results_lock: tokio::sync::Mutex::new(()),
             }),
         })
     }

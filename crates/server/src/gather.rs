@@ -4,18 +4,20 @@ use std::{future::Future, pin::Pin, sync::PoisonError, time::Duration};
 
 use jiff::Timestamp;
 use kuramori_catalog::{Place, Point, Registered, Run, RunFilter, RunState, Verdict};
-use kuramori_judge::schedule::Timetable;
-use kuramori_model::{fault::chain, finding::Finding, units::Bytes};
+use kuramori_judge::{foreign::Recorded, schedule::Timetable};
+use kuramori_model::{fault::chain, finding::Finding, foreign::JobState, ids::RunId, units::Bytes};
+use kuramori_source::config::ForeignConfig;
 
 use crate::{
     App,
     console::Facts,
     error::Result,
     facts::{
-        Alarm, LastRun, Notices, Report, Running, SCHEMA, State, Status, System, Window, verdict::verdict,
+        Alarm, Foreign, LastRun, Notices, Report, Running, SCHEMA, State, Status, System, Window,
+        verdict::verdict,
     },
     lang::Catalogue,
-    words,
+    results, words,
 };
 
 /// Windows on the first screen.
@@ -83,8 +85,29 @@ impl App {
         let filter = RunFilter { system: Some(id.clone()), limit: 5, ..RunFilter::default() };
         let last = self.catalog.runs(&filter).await?.into_iter().find(|run| run.ended_at.is_some());
         let table = Timetable::new(&registered.system.schedule).ok();
-        let age = primary.as_ref().map(|point| seconds(now, point.received));
-        let state = state(now, &registered, primary.as_ref(), last.as_ref(), table.as_ref());
+        let product = results::of(&registered.system);
+        let records = if product.is_some() { self.results(&id).await? } else { Vec::new() };
+        let foreign = product.map(|config| foreign(&config, &records));
+        let good = foreign.as_ref().filter(|foreign| !foreign.pulled).and_then(|foreign| foreign.good);
+        let age = primary.as_ref().map(|point| point.received).or(good).map(|at| seconds(now, at));
+        let mut state = state(now, &registered, primary.as_ref(), last.as_ref(), table.as_ref());
+        let mut last_run = last.map(last_run);
+        if let Some(foreign) = &foreign {
+            let said = said(&records);
+            // The product's own word counts where we read nothing, and where it tells of trouble.
+            if foreign.state == JobState::Failed.as_str() {
+                state = State::Failed;
+                last_run = said;
+            } else if !foreign.pulled {
+                state = match good {
+                    _ if !registered.system.enabled => State::Unregistered,
+                    Some(at) if seconds(now, at) <= registered.system.rpo_s => State::Ok,
+                    Some(_) => State::Late,
+                    None => state,
+                };
+                last_run = last_run.filter(|run| run.error_code.is_some()).or(said);
+            }
+        }
         let system = registered.system;
         Ok(System {
             id,
@@ -98,13 +121,8 @@ impl App {
             rpo_s: system.rpo_s,
             rpo_actual_s: age,
             next_due: table.filter(|_| system.enabled).and_then(|table| table.next(now)),
-            last_run: last.map(|run| LastRun {
-                run: run.id,
-                state: run.state.as_str().to_owned(),
-                ended: run.ended_at,
-                error_code: run.error_code,
-                error: run.error_text,
-            }),
+            last_run,
+            foreign,
         })
     }
 
@@ -118,6 +136,52 @@ impl App {
             last_heartbeat: self.catalog.setting(crate::post::HEARTBEAT_SENT).await?,
         })
     }
+}
+
+fn last_run(run: Run) -> LastRun {
+    LastRun {
+        run: run.id,
+        state: run.state.as_str().to_owned(),
+        ended: run.ended_at,
+        error_code: run.error_code,
+        error: run.error_text,
+    }
+}
+
+/// The newest word of another product.
+fn foreign(config: &ForeignConfig, records: &[Recorded]) -> Foreign {
+    let newest = newest(records);
+    let good = kuramori_judge::foreign::taken(records).into_iter().rfind(|taken| taken.facts.bytes > 0);
+    Foreign {
+        product: config.product.as_str().to_owned(),
+        job: newest.map(|record| record.result.job.clone()).unwrap_or_default(),
+        state: newest.map(|record| record.result.state.as_str().to_owned()).unwrap_or_default(),
+        received: newest.map(|record| record.received),
+        good: good.map(|taken| taken.received),
+        bytes: Bytes(newest.map_or(0, |record| record.result.bytes)),
+        pulled: results::is_pulled(config),
+    }
+}
+
+fn newest(records: &[Recorded]) -> Option<&Recorded> {
+    records.iter().rev().find(|record| record.result.state != JobState::Request)
+}
+
+/// The newest word in the place where a run of ours would stand.
+fn said(records: &[Recorded]) -> Option<LastRun> {
+    let newest = newest(records)?;
+    let (state, code) = match newest.result.state {
+        JobState::Success | JobState::Request => (RunState::Complete, None),
+        JobState::Warning => (RunState::CompleteWithErrors, Some("foreign.warning")),
+        JobState::Failed => (RunState::Failed, Some("foreign.failed")),
+    };
+    Some(LastRun {
+        run: RunId(0),
+        state: state.as_str().to_owned(),
+        ended: Some(newest.received),
+        error_code: code.map(str::to_owned),
+        error: code.map(|_| format!("{}: {}", newest.result.title(), newest.result.message)),
+    })
 }
 
 fn seconds(now: Timestamp, at: Timestamp) -> u64 {

@@ -16,12 +16,16 @@ use kuramori_judge::{
 };
 use kuramori_model::{
     fault::{Fault, chain},
+    foreign::JobResult,
     ids::SystemId,
 };
 use kuramori_repo::backup::{Draft, Options};
-use kuramori_source::{Control, report::Origin};
+use kuramori_source::{
+    Control,
+    report::{Origin, SmbOrigin},
+};
 
-use crate::{App, ServerError, app::blocking, error::Result, repositories::count};
+use crate::{App, ServerError, app::blocking, error::Result, repositories::count, results};
 
 /// How long a job may be silent before another server may call it dead.
 pub(crate) const LEASE: Duration = Duration::from_mins(1);
@@ -160,7 +164,7 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
     let previous = app.catalog.setting(&marker_setting(&system.id)).await?;
     let (run, app_) = (claim.run.id, app.clone());
     let id = system.id.clone();
-    let (end, marker) = blocking(move || {
+    let outcome = blocking(move || {
         let control = Control {
             clock: app_.clock.clone(),
             cancel: steering.source.clone(),
@@ -185,6 +189,11 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
             ..Control::default()
         };
         let source = kuramori_source::open(&config)?;
+        if matches!(&config, kuramori_source::Config::Foreign(foreign) if !results::is_pulled(foreign)) {
+            let report = source.read(&mut results::Nothing, &control)?;
+            let end = End { state: RunState::Complete, facts: RunFacts::default(), error: None, point: None };
+            return Ok((end, None, product_result(&report)));
+        }
         let about = source.describe();
         let repository = app_.open_repository(id.as_str(), &password)?;
         // Listed before the index is loaded, so that the index knows every blob of the parent.
@@ -232,14 +241,37 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
             complete,
             facts: facts.clone(),
         };
-        Ok((End { state, facts, error, point: Some(point) }, marker))
+        Ok((End { state, facts, error, point: Some(point) }, marker, product_result(&report)))
     })
-    .await?;
+    .await;
+    let (end, marker, result) = match outcome {
+        Err(ServerError::Source(kuramori_source::Error::ForeignFailed(result))) => {
+            app.record_result(of_system(&system.id, result.as_ref().clone()), "file").await?;
+            return Err(kuramori_source::Error::ForeignFailed(result).into());
+        }
+        outcome => outcome?,
+    };
+    if let Some(result) = result {
+        app.record_result(of_system(&system.id, result), "file").await?;
+    }
     if let Some(marker) = marker {
         // Before the end is recorded: tomorrow's run must know this marker even if we die in between.
         app.catalog.set_setting(&marker_setting(&system.id), &marker).await?;
     }
     Ok(end)
+}
+
+/// What another product said about its job, if that was read.
+fn product_result(report: &kuramori_source::Report) -> Option<JobResult> {
+    match &report.origin {
+        Origin::Foreign(foreign) => foreign.result.clone(),
+        _ => None,
+    }
+}
+
+/// A result file lies in the system's own folder: whatever it calls itself, it is about this system.
+fn of_system(system: &SystemId, result: JobResult) -> JobResult {
+    JobResult { system: system.clone(), ..result }
 }
 
 fn marker_setting(system: &SystemId) -> String {
@@ -252,11 +284,11 @@ fn facts(
     committed: &kuramori_repo::backup::Committed,
     tree: String,
 ) -> (RunFacts, Option<kuramori_source::report::MarkerSeen>) {
+    let share =
+        |smb: &SmbOrigin| format!("{}/{}/{}/{}", smb.server_guid, smb.volume_serial, smb.share, smb.folder);
     let (identity, marker) = match &report.origin {
-        Origin::Smb(smb) => (
-            format!("{}/{}/{}/{}", smb.server_guid, smb.volume_serial, smb.share, smb.folder),
-            smb.marker.clone(),
-        ),
+        Origin::Smb(smb) => (share(smb), smb.marker.clone()),
+        Origin::Foreign(foreign) => (share(&foreign.share), foreign.share.marker.clone()),
         Origin::Postgres(postgres) => (postgres.system_identifier.clone(), None),
     };
     let facts = RunFacts {

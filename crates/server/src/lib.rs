@@ -30,6 +30,7 @@ mod receive;
 pub mod register;
 pub mod report;
 mod repositories;
+mod results;
 mod retention;
 pub mod run;
 mod schedule;

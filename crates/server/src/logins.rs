@@ -17,6 +17,9 @@ const SETTING: &str = "logins";
 /// The repository into which the vault puts its reports.
 pub const REPORTS: &str = "vault-report";
 
+/// What a system's shelf for results of other products begins with; no system may be called so.
+pub const SHELF: &str = "job-";
+
 /// What a stored login may do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case", deny_unknown_fields)]

@@ -12,7 +12,11 @@ use kuramori_model::{
 use kuramori_serve::{Event, Watch};
 use tokio::sync::mpsc;
 
-use crate::{App, job, logins::REPORTS, report};
+use crate::{
+    App, job,
+    logins::{REPORTS, SHELF},
+    report, results,
+};
 
 /// Events that may wait; beyond that the next start looks for what was missed.
 const WAITING: usize = 4096;
@@ -57,6 +61,15 @@ impl Refused {
         }
     }
 
+    /// Something that arrived and cannot be believed.
+    pub(crate) fn note(&self, finding: Finding) {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.retain(|other| other.key() != finding.key());
+        if all.len() < 100 {
+            all.push(finding);
+        }
+    }
+
     /// A report that does not verify: a broken vault, or somebody who plays one.
     pub(crate) fn report(&self, why: &str) {
         let finding = Finding::new("report.forged", Severity::Alarm, "check-vault").with("why", why);
@@ -80,6 +93,12 @@ pub(crate) async fn listen(app: App, mut events: mpsc::Receiver<Event>) {
         if repository.as_str() == REPORTS {
             if let Err(error) = report::read(&app, name).await {
                 tracing::error!("a report of the vault cannot be used: {}", chain(&error));
+            }
+            continue;
+        }
+        if let Some(system) = repository.as_str().strip_prefix(SHELF).and_then(|id| SystemId::new(id).ok()) {
+            if let Err(error) = results::read(&app, &system, name).await {
+                tracing::error!(%system, "a job's result cannot be used: {}", chain(&error));
             }
             continue;
         }

@@ -8,7 +8,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
     App, ServerError, admin, config::Config, console, error::Result, job, look, post, receive, report,
-    retention, schedule, watchman,
+    results, retention, schedule, watchman,
 };
 
 /// How long threads that still block may take when everything else has ended.
@@ -80,6 +80,7 @@ pub async fn start(config: Config) -> Result<Running> {
         );
     }
     report::catch_up(&app).await?;
+    results::catch_up(&app).await?;
     if adopted > 0 || !app.repository_folder(kuramori_model::ids::CONTROL_REPOSITORY).join("config").exists()
     {
         app.export_control().await?;

@@ -8,7 +8,7 @@ use kuramori_judge::schedule::{Decision, Timetable};
 use kuramori_model::fault::chain;
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{App, error::Result, job};
+use crate::{App, error::Result, job, results};
 
 /// How long jobs may take to give up when the server ends.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,7 +41,7 @@ async fn turn(app: &App, places: &Arc<Semaphore>, jobs: &mut JoinSet<()>) -> Res
     }
     for registered in app.catalog.systems().await? {
         let system = &registered.system;
-        if !system.enabled || system.writer != Writer::Kuramori {
+        if !system.enabled || system.writer != Writer::Kuramori || results::only_posts(system) {
             continue;
         }
         let decision = match Timetable::new(&system.schedule)

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use kuramori_catalog::{Place, Registered, RunFilter, RunState};
 use kuramori_judge::{
     calendar::Calendar,
+    foreign,
     night::{self, AtVault, Broken, Subject, Working},
     platform::{self, Platform, VaultSign},
     schedule::Timetable,
@@ -16,7 +17,7 @@ use kuramori_model::{
 };
 use kuramori_notify::{Notice, Occasion};
 
-use crate::{App, error::Result, facts::Seen, post};
+use crate::{App, error::Result, facts::Seen, post, results};
 
 /// Restore points that the judge looks back on.
 const HISTORY: u32 = 100;
@@ -110,23 +111,45 @@ async fn system(
             vault = Some(AtVault { oldest_missing: missing, generations: generations(&there) });
         }
     }
-    Ok(night::judge(
-        now,
-        &Subject {
-            system: &system.id,
-            since: registered.created_at,
-            enabled: system.enabled,
-            data: system.data,
-            timetable: &timetable,
-            expect: &system.expect,
-            calendar,
-            points: &points,
-            running,
-            failed,
-            generations: generations(&primary),
-            vault,
-        },
-    ))
+    let product = results::of(system);
+    let records = if product.is_some() { app.results(&system.id).await? } else { Vec::new() };
+    let said = foreign::taken(&records);
+    let mut subject = Subject {
+        system: &system.id,
+        since: registered.created_at,
+        enabled: system.enabled,
+        data: system.data,
+        timetable: &timetable,
+        expect: &system.expect,
+        calendar,
+        points: &points,
+        running,
+        failed,
+        generations: generations(&primary),
+        vault,
+    };
+    let Some(product) = product else { return Ok(night::judge(now, &subject)) };
+    let mut findings = Vec::new();
+    let pulled = results::is_pulled(&product);
+    if pulled {
+        findings.extend(night::judge(now, &subject));
+    }
+    // What the product says of its own job is judged beside what we read; where it says nothing at all and we
+    // read the folder, the folder's own findings are enough.
+    if !pulled || !records.is_empty() {
+        subject.points = &said;
+        subject.failed = if pulled { None } else { subject.failed.take() };
+        subject.failed = foreign::broken(&records).or(subject.failed);
+        subject.running = if pulled { None } else { subject.running };
+        // How many generations the product keeps is not told by its results.
+        subject.generations = u32::MAX;
+        subject.vault = None;
+        let told: HashSet<String> = findings.iter().map(|finding| finding.code.clone()).collect();
+        // One trouble is told once: our own run of tonight may have failed with the product's own words.
+        let more = night::judge(now, &subject).into_iter().filter(|finding| !told.contains(&finding.code));
+        findings.extend(more.map(|finding| finding.about(foreign::SUBJECT)));
+    }
+    Ok(findings)
 }
 
 async fn platform(app: &App, now: Timestamp) -> Result<Vec<Finding>> {

@@ -11,12 +11,13 @@ use crate::Error;
 /// One source of a system, told apart by `kind`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-#[expect(clippy::large_enum_variant, reason = "a register holds tens of them")]
 pub enum Config {
     /// A dump folder on a share.
     Smb(SmbConfig),
     /// A PostgreSQL server.
     Postgres(PostgresConfig),
+    /// Another backup product's jobs, and its folder if it may be read.
+    Foreign(ForeignConfig),
 }
 
 /// A length of time as people write it: `30s`, `5 min`, `2h 30m`.
@@ -91,6 +92,82 @@ pub struct MarkerConfig {
     /// How much newer than the marker a file may be (clocks with coarse steps).
     #[serde(default = "slack")]
     pub slack: Span,
+    /// The marker's content names the files of the dump: each of them must be there, in its announced size.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub names_files: bool,
+}
+
+impl MarkerConfig {
+    /// A marker of this name with the usual times.
+    pub fn new(pattern: &str) -> Self {
+        Self {
+            pattern: pattern.to_owned(),
+            folder: String::new(),
+            wait: Span::default(),
+            poll: poll(),
+            settle: settle(),
+            max_age: max_age(),
+            slack: slack(),
+            names_files: false,
+        }
+    }
+}
+
+/// A system that another backup product protects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForeignConfig {
+    /// The host on which the product runs.
+    pub server: String,
+    /// Which product: sets the rule by which its folder counts as whole.
+    pub product: Product,
+    /// Where its folder, or at least its result file, can be read. Without it results only come by post.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub share: Option<SmbConfig>,
+    /// What is read there.
+    #[serde(default)]
+    pub pull: Pull,
+    /// Name of the result file in the folder, `*` and `?` match; the newest one counts. By default
+    /// `kuramori-result.json`, and none for Veeam's folder, whose `.vbm` says the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result: Option<String>,
+}
+
+/// A backup product that we know the folder of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Product {
+    /// Veeam Backup & Replication: `.vbk`, `.vib`, `.vrb` and the metadata `.vbm`, written last.
+    Veeam,
+    /// Arcserve.
+    Arcserve,
+    /// Windows Server Backup.
+    WindowsServerBackup,
+    /// A vendor's own.
+    Other,
+}
+
+impl Product {
+    /// The stable name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Veeam => "veeam",
+            Self::Arcserve => "arcserve",
+            Self::WindowsServerBackup => "windows-server-backup",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// What is read of a foreign product.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pull {
+    /// The whole folder becomes a restore point.
+    #[default]
+    Folder,
+    /// Only the result file; there is no restore point of ours.
+    Result,
 }
 
 /// Marks of an SMB server's identity; what is absent is not checked.
@@ -212,6 +289,17 @@ impl Config {
     /// Finds what serde cannot: empty names, impossible patterns.
     pub fn check(&self) -> Result<(), Error> {
         let empty: BTreeMap<&str, bool> = match self {
+            Self::Foreign(c) => {
+                if let Some(share) = &c.share {
+                    Self::Smb(share.clone()).check()?;
+                }
+                [
+                    ("server", c.server.is_empty()),
+                    ("share", c.share.is_none() && (c.result.is_some() || c.pull == Pull::Result)),
+                    ("result", c.result.as_ref().is_some_and(|r| r.is_empty() || r.contains(['/', '\\']))),
+                ]
+                .into()
+            }
             Self::Smb(c) => [
                 ("server", c.server.is_empty()),
                 ("share", c.share.is_empty() || c.share.contains(['/', '\\'])),

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 use kuramori_model::{
     fault::{Exit, Fault, Kind},
+    foreign::JobResult,
     tree::SinkError,
 };
 
@@ -123,6 +124,27 @@ pub enum Error {
         /// How.
         why: String,
     },
+    /// The marker names files that are not there, or not in their full size.
+    #[error("the backup set is not whole: `{name}` names `{file}`, which {why}")]
+    SetIncomplete {
+        /// The marker's name.
+        name: String,
+        /// The file that it names.
+        file: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The other product itself says that its job failed.
+    #[error("{} reports a failed job: {}", .0.title(), .0.message)]
+    ForeignFailed(Box<JobResult>),
+    /// A result file that cannot be used.
+    #[error("the result file `{name}` cannot be used: {why}")]
+    BadResult {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A new dump began while this one was being read.
     #[error("the dump changed while it was read: {0}")]
     DumpChanged(String),
@@ -212,6 +234,9 @@ impl Fault for Error {
             Self::MarkerMissing { .. } => "source.marker-missing",
             Self::MarkerOld { .. } => "source.marker-old",
             Self::MarkerEarly { .. } => "source.marker-early",
+            Self::SetIncomplete { .. } => "source.set-incomplete",
+            Self::ForeignFailed(_) => "source.foreign-failed",
+            Self::BadResult { .. } => "source.bad-result",
             Self::DumpChanged(_) => "source.dump-changed",
             Self::ConnectionLost { .. } => "source.connection-lost",
             Self::Stalled { .. } => "source.stalled",
@@ -238,12 +263,15 @@ impl Fault for Error {
             | Self::AccessDenied { .. }
             | Self::WrongInstance { .. }
             | Self::Version { .. }
+            | Self::BadResult { .. }
             | Self::Server { .. } => Kind::Fix,
             Self::DatabaseDamaged { .. } | Self::Manifest(_) => Kind::Damaged,
             Self::Unreachable { .. }
             | Self::MarkerMissing { .. }
             | Self::MarkerOld { .. }
             | Self::MarkerEarly { .. }
+            | Self::SetIncomplete { .. }
+            | Self::ForeignFailed(_)
             | Self::DumpChanged(_)
             | Self::ConnectionLost { .. }
             | Self::Stalled { .. }
@@ -281,6 +309,11 @@ impl Fault for Error {
             Self::MarkerMissing { .. } | Self::MarkerOld { .. } => {
                 "ask the vendor why the nightly dump did not finish; the previous restore point stays the newest".into()
             }
+            Self::SetIncomplete { .. } => {
+                "see in the product whether the job or a merge still runs, and whether somebody removed files".into()
+            }
+            Self::ForeignFailed(_) => "open the job in the product's own console; our last restore point stays".into(),
+            Self::BadResult { .. } => "compare it with packaging/scripts and docs/sources.md".into(),
             Self::MarkerEarly { .. } | Self::DumpChanged(_) => {
                 "let the vendor write the marker last, or move this job to a later hour".into()
             }

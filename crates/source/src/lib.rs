@@ -5,11 +5,12 @@
 //! [`Sink`](kuramori_model::tree::Sink), and then a [`Report`] of what a judge needs later: how much, how
 //! new, from which server, under which promise of consistency.
 //!
-//! Two kinds so far:
+//! Kinds so far:
 //! - [`smb`]: a vendor's nightly dump folder on a Windows or Samba share. The vendor's marker file says
 //!   when the dump is whole.
 //! - [`postgres`]: a physical base backup of a running PostgreSQL server by its replication protocol,
 //!   unpacked on the fly into a plain data directory that `pg_verifybackup` accepts.
+//! - [`foreign`]: another backup product's folder once its set is whole, or only what its result file says.
 //!
 //! **What can go wrong.** An item cannot be read (in use, denied, changed under our eyes): it is tried
 //! again, then told to the sink as a fault and listed in the report; the run goes on. The dump as a whole
@@ -24,8 +25,10 @@
 pub mod config;
 pub mod control;
 pub mod error;
+pub mod foreign;
 pub mod postgres;
 pub mod report;
+mod set;
 pub mod smb;
 
 pub use config::Config;
@@ -38,7 +41,7 @@ use kuramori_model::tree::Sink;
 /// What a source is, without touching it: for lists, plans and logs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Description {
-    /// `smb` or `postgres`.
+    /// `smb`, `postgres`, `foreign`.
     pub kind: &'static str,
     /// Host and port.
     pub server: String,
@@ -66,5 +69,6 @@ pub fn open(config: &Config) -> Result<Box<dyn Source>, Error> {
     Ok(match config {
         Config::Smb(config) => Box::new(smb::SmbSource::new(config.clone())),
         Config::Postgres(config) => Box::new(postgres::PostgresSource::new(config.clone())),
+        Config::Foreign(config) => Box::new(foreign::ForeignSource::new(config.clone())),
     })
 }

@@ -1,6 +1,7 @@
 //! What a finished run knows, for the judge and for the evidence. Stored as JSON beside the restore point.
 
 use jiff::Timestamp;
+use kuramori_model::foreign::JobResult;
 use serde::{Deserialize, Serialize};
 
 /// The same sentence for Japanese and English readers.
@@ -58,11 +59,27 @@ pub struct ItemFault {
 /// Where a restore point came from, with the marks by which the same server is known again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "one of them exists per run")]
 pub enum Origin {
     /// A share.
     Smb(SmbOrigin),
     /// A PostgreSQL cluster.
     Postgres(PostgresOrigin),
+    /// Another product's folder or result.
+    Foreign(ForeignOrigin),
+}
+
+/// Facts about another product's backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForeignOrigin {
+    /// `veeam`, `arcserve`, `windows-server-backup`, `other`.
+    pub product: String,
+    /// The share that was read.
+    pub share: SmbOrigin,
+    /// What the product's result file said, if there is one.
+    pub result: Option<JobResult>,
+    /// Whether the folder itself was read: only then is there something to restore.
+    pub pulled: bool,
 }
 
 /// Facts about a share.
@@ -99,6 +116,9 @@ pub struct MarkerSeen {
     pub size: u64,
     /// SHA-256 of its content in hexadecimal.
     pub sha256: String,
+    /// How many files it named, all of which were there; none if it names none that can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub named: Option<u64>,
 }
 
 /// Facts about a PostgreSQL cluster.

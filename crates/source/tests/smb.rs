@@ -38,6 +38,7 @@ fn marker() -> MarkerConfig {
         settle: Span(SECOND / 2),
         max_age: Span(SECOND * 3600 * 20),
         slack: Span(SECOND * 2),
+        names_files: false,
     }
 }
 

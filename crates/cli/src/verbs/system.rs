@@ -85,7 +85,8 @@ struct Add {
     /// How it is read, key by key: `kind=smb`; without any it is a stock restic client
     #[arg(long, value_name = "KEY=VALUE")]
     source: Vec<String>,
-    /// Where to put a restic client's URL, passwords and certificate, mode 0600, instead of printing them
+    /// Where to put the URL, passwords and certificate for a restic client or another product's script, mode
+    /// 0600, instead of printing them
     #[arg(long, value_name = "FOLDER")]
     credentials: Option<PathBuf>,
 }
@@ -210,7 +211,7 @@ fn add(new: &Add, ui: &Ui) -> Outcome {
         let added: Value = client.post("/v1/systems", &entry)?;
         let id = entry.id.as_str();
         ui.line(format!("{}: {id}", ui.pick("登録しました", "registered")));
-        let granted = &added["client"];
+        let granted = if added["product"].is_object() { &added["product"] } else { &added["client"] };
         match &new.credentials {
             Some(folder) if granted.is_object() => {
                 credentials(&folder.join(id), granted)?;
@@ -245,6 +246,10 @@ fn credentials(folder: &Path, granted: &Value) -> Result<(), Failure> {
         ("repository.password", "repository_password"),
         ("ca.pem", "authority"),
     ] {
+        // Another product's script needs no repository password.
+        if granted[key].is_null() {
+            continue;
+        }
         let mut options = fs_err::OpenOptions::new();
         options.write(true).create(true).truncate(true);
         options.options_mut().mode(0o600);

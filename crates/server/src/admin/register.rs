@@ -13,8 +13,9 @@ use super::{Answer, Problem};
 use crate::{
     App,
     enrol::{Enrolment, Vault},
-    logins::Grant,
+    logins::{Grant, REPORTS, SHELF},
     register::Entry,
+    results,
 };
 
 /// What a registration made. The secrets are said once and kept nowhere.
@@ -24,6 +25,22 @@ pub struct Added {
     pub system: System,
     /// For a stock restic client: what it needs.
     pub client: Option<Client>,
+    /// For another backup product: what its post-job script needs.
+    #[serde(default)]
+    pub product: Option<Poster>,
+}
+
+/// What the post-job script of another backup product needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Poster {
+    /// Where a result is posted, its SHA-256 appended.
+    pub url: String,
+    /// Login at the repository server.
+    pub login: String,
+    /// The login's password.
+    pub login_password: String,
+    /// PEM of the hospital's authority.
+    pub authority: String,
 }
 
 /// What a stock restic client needs.
@@ -83,6 +100,7 @@ pub(super) async fn edit(
 pub(super) async fn remove(State(app): State<App>, Path(id): Path<SystemId>) -> Answer<serde_json::Value> {
     app.catalog.remove_system(&id).await?;
     app.logins.revoke(&app.catalog, id.as_str()).await?;
+    app.logins.revoke(&app.catalog, &results::shelf(&id)).await?;
     app.catalog.add_event("admin", "system.removed", None, &serde_json::json!({ "system": id })).await?;
     Ok(Json(serde_json::json!({ "removed": id })))
 }
@@ -118,6 +136,11 @@ impl App {
         kuramori_judge::schedule::Timetable::new(&system.schedule).map_err(|source| {
             kuramori_catalog::CatalogError::Schedule { name: system.id.to_string(), source }
         })?;
+        if system.id.as_str().starts_with(SHELF) || system.id.as_str() == REPORTS {
+            let why =
+                format!("names that begin with `{SHELF}` and `{REPORTS}` are taken by the server itself");
+            return Err(crate::ServerError::Entry { place: system.id.to_string(), why });
+        }
         if self.catalog.system(&system.id).await.is_ok() {
             return Err(kuramori_catalog::CatalogError::Exists {
                 what: "system",
@@ -144,9 +167,20 @@ impl App {
             }
             None => None,
         };
+        let product = if results::of(&system).is_some() {
+            let login = results::shelf(&system.id);
+            Some(Poster {
+                url: format!("https://{}/{login}/snapshots/", self.config.serve.listen),
+                login_password: self.grant_results(&system.id).await?,
+                login,
+                authority: self.keys.authority.clone(),
+            })
+        } else {
+            None
+        };
         self.catalog.add_event("admin", "system.added", Some(&system.id), &serde_json::json!({})).await?;
         self.export_control().await?;
         self.work.notify_one();
-        Ok(Added { system, client })
+        Ok(Added { system, client, product })
     }
 }

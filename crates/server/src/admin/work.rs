@@ -20,7 +20,7 @@ use crate::{
     console::Facts,
     facts::Status,
     lang::{self, Catalogue},
-    page, post, watchman,
+    page, post, results, watchman,
 };
 
 pub(super) async fn status(State(app): State<App>) -> Answer<Status> {
@@ -70,6 +70,10 @@ pub(super) async fn start(
     let system = app.catalog.system(&wanted.system).await?.system;
     if system.writer == Writer::Restic {
         let why = "its own restic client sends the backup; start it there".to_owned();
+        return Err(ServerError::Entry { place: system.id.to_string(), why }.into());
+    }
+    if results::only_posts(&system) {
+        let why = "another product backs it up and posts its results; there is nothing to read".to_owned();
         return Err(ServerError::Entry { place: system.id.to_string(), why }.into());
     }
     let new = NewRun { system: system.id, kind: RunKind::Backup, reason: Reason::Manual, due: None };

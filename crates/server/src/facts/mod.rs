@@ -89,6 +89,28 @@ pub struct System {
     pub next_due: Option<Timestamp>,
     /// The last run that ended.
     pub last_run: Option<LastRun>,
+    /// What another backup product says, if one protects the system.
+    #[serde(default)]
+    pub foreign: Option<Foreign>,
+}
+
+/// Another backup product's newest word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Foreign {
+    /// `veeam`, `arcserve`, `windows-server-backup`, `other`.
+    pub product: String,
+    /// The job's name in the product.
+    pub job: String,
+    /// `success`, `warning` or `failed`; empty before the first result.
+    pub state: String,
+    /// When the newest result came, by our clock.
+    pub received: Option<Timestamp>,
+    /// When the newest good result came, by our clock.
+    pub good: Option<Timestamp>,
+    /// What the product says it wrote.
+    pub bytes: Bytes,
+    /// Whether its folder becomes restore points of ours. Without that nothing can be restored from here.
+    pub pulled: bool,
 }
 
 /// A restore point, as its receiver recorded it.

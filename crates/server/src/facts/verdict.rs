@@ -33,6 +33,8 @@ pub enum Cause {
     NoSystems,
     /// A system is known and not protected.
     Unregistered,
+    /// Another product alone backs a system up: nothing of it is here or in the vault.
+    Elsewhere,
     /// A new system waits for its first backup.
     FirstBackup,
     /// The gate's state cannot be confirmed from the site.
@@ -60,6 +62,7 @@ impl Cause {
             Self::None => "none",
             Self::NoSystems => "no-systems",
             Self::Unregistered => "unregistered",
+            Self::Elsewhere => "elsewhere",
             Self::FirstBackup => "first-backup",
             Self::GateUnconfirmed => "gate-unconfirmed",
             Self::GateOpen => "gate-open",
@@ -123,6 +126,9 @@ pub fn verdict(now: Timestamp, systems: &[System], gate: &Gate, report: Option<&
         let cause = match (system.state, &system.primary, &system.vault) {
             (State::Unregistered, ..) => Cause::Unregistered,
             (State::Waiting, None, None) => Cause::FirstBackup,
+            (State::Ok, None, None) if system.foreign.as_ref().is_some_and(|foreign| !foreign.pulled) => {
+                Cause::Elsewhere
+            }
             (_, None, None) => Cause::NoPoint,
             (_, Some(_), None) if report.is_some() => Cause::NotInVault,
             (State::Failed, ..) => Cause::Failed,

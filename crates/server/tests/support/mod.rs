@@ -61,6 +61,7 @@ pub(crate) fn system(id: &str, ja: &str, en: &str, order: u32, state: State, age
             error_code: (state == State::Failed).then(|| "source.refused".into()),
             error: (state == State::Failed).then(|| "10.77.4.2:445 does not answer".into()),
         }),
+        foreign: None,
     }
 }
 

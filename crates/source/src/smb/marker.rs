@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use kuramori_model::tree::FileTime;
 
 use super::{
+    super::set,
     fetch::Piece,
     io::Io,
     link::{Failure, Trouble},
@@ -40,7 +41,13 @@ pub(super) struct Survey {
     pub(super) bytes: u64,
     newest: Option<(FileTime, String)>,
     looks: HashMap<u64, u64>,
+    /// Sizes by name in small letters, of the folder's own files and those below; only where the marker
+    /// names files (a backup product's folder holds few).
+    sizes: Option<HashMap<String, Vec<u64>>>,
 }
+
+/// A marker's content that is looked into; a larger one only counts by its digest.
+const CONTENT: u64 = 16 << 20;
 
 /// Waits for a marker that vouches for the dump.
 pub(super) fn await_vouched(
@@ -125,7 +132,8 @@ fn look(
     let early =
         |file: String, why: &str| Error::MarkerEarly { name: name.clone(), file, why: why.to_owned() };
     let limit = later(marker.look.written, config.slack.0);
-    let first = survey(io, root, filter)?;
+    let first = Survey { sizes: config.names_files.then(HashMap::new), ..Survey::default() };
+    let first = survey_against(io, root, filter, first, None)?.map_err(Error::DumpChanged)?;
     if let Some((written, file)) = &first.newest
         && *written > limit
     {
@@ -133,7 +141,7 @@ fn look(
     }
     if !config.settle.0.is_zero() {
         io.sleep(config.settle.0, &config.pattern)?;
-        let second = survey_against(io, root, filter, Some(&first))?;
+        let second = survey_against(io, root, filter, Survey::default(), Some(&first))?;
         match second {
             Ok(again) if again.items == first.items => {}
             Ok(_) => return Ok(Err(early("a file".into(), "vanished between two looks"))),
@@ -145,9 +153,13 @@ fn look(
         }
     }
     let path = names::join(&folder(root, config), &marker.name);
-    match digest(io, path, marker.look.size, &name)? {
-        Ok(sha256) => {
-            let seen = MarkerSeen { name, time, size: marker.look.size, sha256 };
+    match content(io, path, marker.look.size, &name)? {
+        Ok((sha256, text)) => {
+            let named = match named(&name, text.as_deref(), first.sizes.as_ref()) {
+                Ok(named) => named,
+                Err(reason) => return Ok(Err(reason)),
+            };
+            let seen = MarkerSeen { name, time, size: marker.look.size, sha256, named };
             Ok(Ok((Vouched { seen, limit, look: marker.look }, first)))
         }
         Err(trouble) => Ok(Err(early(name.clone(), &trouble.text()))),
@@ -174,19 +186,14 @@ fn newest(io: &Io, root: &[u16], config: &MarkerConfig) -> Result<Option<Listed>
         .max_by_key(|item| (item.look.written, item.name.clone())))
 }
 
-/// Looks at every item that a run would read.
-pub(super) fn survey(io: &Io, root: &[u16], filter: &Filter) -> Result<Survey, Error> {
-    survey_against(io, root, filter, None)?.map_err(Error::DumpChanged)
-}
-
-/// The same, and names the first item that differs from an earlier survey.
+/// Looks at every item that a run would read, and names the first one that differs from an earlier survey.
 fn survey_against(
     io: &Io,
     root: &[u16],
     filter: &Filter,
+    mut survey: Survey,
     earlier: Option<&Survey>,
 ) -> Result<Result<Survey, String>, Error> {
-    let mut survey = Survey::default();
     let mut folders = vec![root.to_vec()];
     while let Some(folder) = folders.pop() {
         let shown = names::shown(&folder);
@@ -218,6 +225,9 @@ fn survey_against(
             }
             let shown = || names::shown(&path);
             survey.bytes += item.look.size;
+            if let Some(sizes) = &mut survey.sizes {
+                sizes.entry(names::shown(&item.name).to_lowercase()).or_default().push(item.look.size);
+            }
             if survey.newest.as_ref().is_none_or(|(time, _)| item.look.written > *time) {
                 survey.newest = Some((item.look.written, shown()));
             }
@@ -237,19 +247,74 @@ fn hash(value: &impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// SHA-256 of the marker's content.
-fn digest(io: &Io, path: Wide, size: u64, what: &str) -> Result<Result<String, Trouble>, Error> {
+/// A digest in hexadecimal, and the content if it is not too large.
+type Hashed = (String, Option<Vec<u8>>);
+
+/// SHA-256 of a small file's content, and the content itself if it is not too large.
+fn content(io: &Io, path: Wide, size: u64, what: &str) -> Result<Result<Hashed, Trouble>, Error> {
     let pieces = io.file(path, size);
     let mut hash = Context::new(&SHA256);
+    let mut text = (size <= CONTENT).then(Vec::new);
     loop {
         match io.wait(&pieces, what)? {
             Piece::Opened(_) => {}
-            Piece::Data(data, _) => hash.update(&data),
-            Piece::End => return Ok(Ok(hex::encode(hash.finish()))),
+            Piece::Data(data, _) => {
+                hash.update(&data);
+                if text.as_ref().is_some_and(|text| (text.len() + data.len()) as u64 > CONTENT) {
+                    text = None;
+                }
+                if let Some(text) = &mut text {
+                    text.extend_from_slice(&data);
+                }
+            }
+            Piece::End => return Ok(Ok((hex::encode(hash.finish()), text))),
             Piece::Failed(Failure::Item(trouble)) => return Ok(Err(trouble)),
             Piece::Failed(Failure::Fatal) => return Err(io.fatal(what)),
         }
     }
+}
+
+/// The newest file that fits a pattern in the folder, whole.
+pub(super) fn newest_content(
+    io: &Io,
+    root: &[u16],
+    pattern: &str,
+) -> Result<Option<(String, Vec<u8>)>, Error> {
+    let config = MarkerConfig::new(pattern);
+    let Some(found) = newest(io, root, &config)? else { return Ok(None) };
+    let name = names::shown(&found.name);
+    let path = names::join(root, &found.name);
+    match content(io, path, found.look.size, &name)? {
+        Ok((_, Some(content))) => Ok(Some((name, content))),
+        Ok((_, None)) => Err(Error::BadResult { name, why: format!("it has {} bytes", found.look.size) }),
+        Err(trouble) => Err(Error::BadResult { name, why: trouble.text() }),
+    }
+}
+
+/// Compares what a marker names with what is there. The count, none if it names nothing that can be read.
+fn named(
+    marker: &str,
+    text: Option<&[u8]>,
+    there: Option<&HashMap<String, Vec<u64>>>,
+) -> Result<Option<u64>, Error> {
+    let Some(there) = there else { return Ok(None) };
+    let files = text.map(set::names).unwrap_or_default();
+    let incomplete = |file: &str, why: String| Error::SetIncomplete {
+        name: marker.to_owned(),
+        file: file.to_owned(),
+        why,
+    };
+    for (file, size) in &files {
+        match (there.get(&file.to_lowercase()), size) {
+            (None, _) => return Err(incomplete(file, "is not there".to_owned())),
+            (Some(sizes), Some(size)) if !sizes.contains(size) => {
+                let found = sizes.first().copied().unwrap_or(0);
+                return Err(incomplete(file, format!("has {found} bytes instead of {size}")));
+            }
+            _ => {}
+        }
+    }
+    Ok((!files.is_empty()).then_some(files.len() as u64))
 }
 
 pub(super) fn timestamp(time: FileTime) -> Timestamp {

@@ -54,6 +54,22 @@ impl SmbSource {
     }
 }
 
+/// A file's name and its content.
+pub(crate) type NamedContent = (String, Vec<u8>);
+
+/// Reads the newest file that fits `pattern` in the configured folder, and nothing else: a result file of
+/// another product. The origin says from where.
+pub(crate) fn read_one(
+    config: &SmbConfig,
+    pattern: &str,
+    control: &Control,
+) -> Result<(crate::report::SmbOrigin, Option<NamedContent>), Error> {
+    let io = io::Io::start(config, control)?;
+    let (origin, _) = io.origin()?;
+    let found = marker::newest_content(&io, &names::wide_path(&config.folder), pattern)?;
+    Ok((origin, found))
+}
+
 impl Source for SmbSource {
     fn describe(&self) -> Description {
         let c = &self.config;

@@ -1,0 +1,195 @@
+//! Other backup products under the same view: posted results, result files, and their folder as restore points.
+#![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
+
+#[path = "support/hospital.rs"]
+mod hospital;
+
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
+
+use hospital::{Share, Site, backup, restic, same, until};
+use kuramori_server::{client::Client, run};
+use serde_json::{Value, json};
+
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// The folder that `kuramori system add --credentials` writes.
+fn credentials(folder: &Path, granted: &Value) {
+    fs_err::create_dir_all(folder).unwrap();
+    for (name, key) in
+        [("url", "url"), ("login", "login"), ("login.password", "login_password"), ("ca.pem", "authority")]
+    {
+        let file = folder.join(name);
+        fs_err::write(&file, granted[key].as_str().unwrap()).unwrap();
+        fs_err::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+}
+
+/// The shipped script.
+fn script(arguments: &[&str]) -> std::process::Output {
+    let script = format!("{}/../../packaging/scripts/kuramori-job.sh", env!("CARGO_MANIFEST_DIR"));
+    Command::new("sh").arg(script).args(arguments).output().unwrap()
+}
+
+fn system(client: &Client, id: &str) -> Value {
+    let status: Value = client.get("/v1/status").unwrap();
+    status["systems"].as_array().unwrap().iter().find(|system| system["id"] == id).unwrap().clone()
+}
+
+fn alarm(client: &Client, code: &str) -> Value {
+    until(code, || {
+        let alarms: Vec<Value> = client.get("/v1/alarms").unwrap();
+        alarms.into_iter().find(|alarm| alarm["finding"]["code"] == code)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_products_posted_results_are_seen_judged_and_alarmed_and_never_called_a_way_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let site = Site::new(&temp.path().join("site"), "");
+    site.init();
+    let running = run::start(site.config()).await.unwrap();
+    beside(move || {
+        let client = site.client();
+        let add = |id: &str| -> Value {
+            let source = json!({ "kind": "foreign", "server": "10.0.0.9", "product": "veeam" });
+            client.post("/v1/systems", &json!({ "id": id, "name_ja": "病棟", "source": source })).unwrap()
+        };
+        let (added, other) = (add("ward"), add("clinic"));
+        assert!(added["client"].is_null(), "it gets no repository to write into");
+        let (folder, theirs) = (temp.path().join("ward"), temp.path().join("clinic"));
+        credentials(&folder, &added["product"]);
+        credentials(&theirs, &other["product"]);
+        let (folder, theirs) = (folder.display().to_string(), theirs.display().to_string());
+        assert_eq!(system(&client, "ward")["state"], "waiting");
+        let error = client.post::<Value>("/v1/runs", &json!({ "system": "ward" })).unwrap_err();
+        assert!(error.to_string().contains("posts its results"), "{error}");
+
+        let data = temp.path().join("data");
+        fs_err::create_dir(&data).unwrap();
+        fs_err::write(data.join("ward.vbk"), vec![1; 4096]).unwrap();
+        let data = data.display().to_string();
+        let post = |folder: &str, state: &[&str], message: &str| {
+            let common = [
+                "--credentials",
+                folder,
+                "--system",
+                "ward",
+                "--product",
+                "veeam",
+                "--job",
+                "Ward nightly",
+                "--folder",
+                &data,
+                "--message",
+                message,
+            ];
+            script(&[state, &common].concat())
+        };
+        let done = post(&folder, &["post", "success"], "");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        let seen = until("the result", || {
+            let seen = system(&client, "ward");
+            (seen["foreign"]["state"] == "success").then_some(seen)
+        });
+        assert_eq!((seen["state"].as_str(), &seen["primary"]), (Some("ok"), &Value::Null));
+        assert_eq!(
+            (seen["foreign"]["bytes"].as_u64(), &seen["foreign"]["pulled"]),
+            (Some(4096), &json!(false))
+        );
+        let status: Value = client.get("/v1/status").unwrap();
+        assert_eq!(
+            (status["verdict"]["recoverable"].as_u64(), status["verdict"]["level"].as_str()),
+            (Some(0), Some("attention")),
+            "somebody else's backup is no way back of ours: {}",
+            status["verdict"]
+        );
+
+        // What another system's login says about this one is refused and told, and changes nothing.
+        let done = post(&theirs, &["post", "failed"], "false");
+        assert!(done.status.success(), "the shelf takes any document");
+        let told = alarm(&client, "foreign.bad-result");
+        assert_eq!(told["finding"]["system"], "clinic");
+        assert_eq!(system(&client, "ward")["foreign"]["state"], "success");
+        let url = added["product"]["url"].as_str().unwrap().replace("job-ward", "job-clinic");
+        let refused = Command::new("curl")
+            .args(["--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--user"])
+            .arg(format!("job-ward:{}", added["product"]["login_password"].as_str().unwrap()))
+            .args(["--cacert", &format!("{folder}/ca.pem"), "--data-binary", "x"])
+            .arg(format!("{url}{}", "0".repeat(64)))
+            .output()
+            .unwrap();
+        assert_eq!(refused.stdout, b"403", "nobody reaches another system's shelf");
+
+        // A wish for the gate is recorded, and is neither a backup nor a failure.
+        assert!(post(&folder, &["request"], "").status.success());
+        until("the wish", || {
+            let events: Vec<Value> = client.get("/v1/events").unwrap();
+            events.into_iter().find(|event| event["kind"] == "gate.requested" && event["system"] == "ward")
+        });
+        assert_eq!(system(&client, "ward")["state"], "ok");
+
+        assert!(post(&folder, &["post", "failed"], "保存先が満杯です").status.success());
+        let told = alarm(&client, "judge.failed");
+        assert_eq!(told["finding"]["system"], "ward");
+        assert!(
+            told["finding"]["params"]["error"]["text"].as_str().unwrap().contains("保存先が満杯"),
+            "{told}"
+        );
+        let seen = system(&client, "ward");
+        assert_eq!(
+            (seen["state"].as_str(), seen["last_run"]["error_code"].as_str()),
+            (Some("failed"), Some("foreign.failed"))
+        );
+        drop(temp);
+    })
+    .await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_products_folder_becomes_a_restore_point_that_restic_gives_back() {
+    let temp = tempfile::tempdir().unwrap();
+    let share = Share::start(temp.path());
+    let site = Site::new(&temp.path().join("site"), "");
+    site.init();
+    let running = run::start(site.config()).await.unwrap();
+    beside(move || {
+        let client = site.client();
+        share.fill(5, 3, 50_000);
+        for n in 0..3 {
+            fs_err::rename(share.folder.join(format!("検査-{n}.dat")), share.folder.join(format!("ward{n}.vib")))
+                .unwrap();
+        }
+        let names = "<Storage FilePath=\"ward0.vib\"/><Storage FilePath=\"ward1.vib\"/><Storage FilePath=\"ward2.vib\"/>";
+        fs_err::write(share.folder.join("ward.vbm"), format!("<B>{names}</B>")).unwrap();
+        let mut entry = share.entry("ward");
+        let mut inner = entry["source"].take();
+        inner.as_object_mut().unwrap().remove("kind");
+        inner["marker"] = json!({ "pattern": "*.vbm", "names_files": true, "settle": "200ms" });
+        entry["source"] =
+            json!({ "kind": "foreign", "server": "127.0.0.1", "product": "veeam", "share": inner });
+        client.post::<Value>("/v1/systems", &entry).unwrap();
+
+        fs_err::rename(share.folder.join("ward1.vib"), temp.path().join("ward1.vib")).unwrap();
+        let run = backup(&client, "ward");
+        assert_eq!((run["state"].as_str(), run["error_code"].as_str()), (Some("failed"), Some("source.set-incomplete")));
+        fs_err::rename(temp.path().join("ward1.vib"), share.folder.join("ward1.vib")).unwrap();
+        let run = backup(&client, "ward");
+        assert_eq!((run["state"].as_str(), run["facts"]["files"].as_u64()), (Some("complete"), Some(4)), "{run}");
+        let target = temp.path().join("restored");
+        restic(
+            &site.repository("ward").display().to_string(),
+            &site.recovered_password("ward"),
+            &[],
+            &["restore", "latest", "--target", &target.display().to_string()],
+        );
+        assert!(same(&target, &share.folder), "what the vault will get is the product's own folder");
+        let seen = system(&client, "ward");
+        assert_eq!((seen["state"].as_str(), &seen["foreign"]["pulled"]), (Some("ok"), &json!(true)));
+        drop((share, temp));
+    })
+    .await;
+    running.stop().await;
+}
