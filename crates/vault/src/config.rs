@@ -221,11 +221,24 @@ pub struct Proof {
     pub threads: usize,
     /// Blobs in memory at the same time, in bytes; a single larger blob still passes, alone.
     pub memory: Bytes,
+    /// Largest piece of a file that is opened. restic's have at most 8 MiB.
+    pub piece: Bytes,
+    /// Largest folder listing that is opened: about 1 MiB for 3,000 files in one folder.
+    pub folder: Bytes,
+    /// Seconds that the proof of one repository may take before the others have their turn; it goes on in the
+    /// next round.
+    pub seconds: u64,
 }
 
 impl Default for Proof {
     fn default() -> Self {
-        Self { threads: 2, memory: Bytes(256 << 20) }
+        Self {
+            threads: 2,
+            memory: Bytes(256 << 20),
+            piece: Bytes(64 << 20),
+            folder: Bytes(256 << 20),
+            seconds: 4 * 3600,
+        }
     }
 }
 
@@ -279,6 +292,15 @@ impl Config {
             return Err(bad(format!("`report.repository`: `{}` cannot be a repository", report.repository)));
         }
         Ok(config)
+    }
+}
+
+impl Config {
+    /// Whether the configuration names a repository, so that it needs nobody to confirm it.
+    pub fn knows(&self, name: &str) -> bool {
+        name == kuramori_model::ids::CONTROL_REPOSITORY
+            || self.order.iter().any(|known| known == name)
+            || self.quota.contains_key(name)
     }
 }
 

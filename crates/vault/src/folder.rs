@@ -69,6 +69,19 @@ impl Folder {
         self.root.join(".partial").join(repository).join(format!("{kind}-{id}"))
     }
 
+    /// Every transfer of a repository that was cut off.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn partials(&self, repository: &str) -> Result<Vec<PathBuf>> {
+        let failed = || Error::io("list the transfers that were cut off");
+        match fs_err::read_dir(self.root.join(".partial").join(repository)) {
+            Ok(entries) => entries.map(|entry| Ok(entry.map_err(failed())?.path())).collect(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(failed()(error)),
+        }
+    }
+
     /// Where a taken file lies: packs, config and keys in the repository, index files and snapshots apart.
     pub fn taken(&self, repository: &str, kind: FileKind, id: FileId) -> PathBuf {
         let store = match kind {
@@ -92,6 +105,17 @@ impl Folder {
     /// [`Error::Io`].
     pub fn believe(&self, repository: &str, snapshot: FileId) -> Result<()> {
         let (from, to) = (self.pulled(repository), self.repository(repository));
+        let (from, to) = (LocalStore::new(from), LocalStore::new(to));
+        let from = from.path(FileKind::Snapshot, snapshot);
+        if from.exists() { place(&from, &to.path(FileKind::Snapshot, snapshot)) } else { Ok(()) }
+    }
+
+    /// Takes a snapshot out from among the complete ones: something that it needs is gone.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn disbelieve(&self, repository: &str, snapshot: FileId) -> Result<()> {
+        let (from, to) = (self.repository(repository), self.pulled(repository));
         let (from, to) = (LocalStore::new(from), LocalStore::new(to));
         let from = from.path(FileKind::Snapshot, snapshot);
         if from.exists() { place(&from, &to.path(FileKind::Snapshot, snapshot)) } else { Ok(()) }
@@ -185,16 +209,39 @@ pub fn hash(path: &Path) -> Result<(Context, u64)> {
     let failed = || Error::io(format!("read `{}`", path.display()));
     let mut file = fs_err::File::open(path).map_err(failed())?;
     let mut context = Context::new(&SHA256);
-    let mut buffer = vec![0; 1 << 18];
-    let mut size = 0;
-    loop {
-        let read = file.read(&mut buffer).map_err(failed())?;
-        if read == 0 {
-            return Ok((context, size));
+    let size = pieces(&mut file, u64::MAX, failed(), &mut |piece| {
+        context.update(piece);
+        Ok(())
+    })?;
+    Ok((context, size))
+}
+
+/// Reads at most `most` bytes and gives them on piece by piece, none larger than a puller's frame. Returns how
+/// many there were.
+///
+/// # Errors
+/// The error of `each`; what the system says becomes an error by `failed`.
+pub(crate) fn pieces(
+    from: &mut dyn Read,
+    most: u64,
+    failed: impl FnOnce(std::io::Error) -> Error,
+    each: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<u64> {
+    let mut buffer = vec![0; crate::puller::FRAME];
+    let mut left = most;
+    while left > 0 {
+        let step = usize::try_from(left).unwrap_or(buffer.len()).min(buffer.len());
+        match from.read(&mut buffer[..step]) {
+            Ok(0) => break,
+            Ok(read) => {
+                each(&buffer[..read])?;
+                left -= read as u64;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
         }
-        context.update(&buffer[..read]);
-        size += read as u64;
     }
+    Ok(most - left)
 }
 
 /// Writes a small file: temporary name, sync, rename, sync.

@@ -63,6 +63,11 @@ pub struct Proven {
     pub incomplete: u64,
     /// Seconds that it took.
     pub seconds: f64,
+    /// Its time was up before everything was proven; the next round goes on.
+    pub unfinished: bool,
+    /// When that is, in boot time.
+    #[serde(skip)]
+    pub(crate) until: std::time::Duration,
     /// What a person must hear.
     #[serde(skip)]
     pub findings: Vec<Finding>,
@@ -86,7 +91,8 @@ impl Proof<'_> {
     /// not an error but a finding.
     pub fn repository(&self, name: &str) -> Result<Proven> {
         let begin = self.clock.boot();
-        let mut proven = Proven { repository: name.to_owned(), ..Proven::default() };
+        let until = begin + std::time::Duration::from_secs(self.config.proof.seconds);
+        let mut proven = Proven { repository: name.to_owned(), until, ..Proven::default() };
         let opened = open(self.folder, self.config, name)?;
         let mut indexed = opened.index().map_err(Error::repository(name))?;
         if self.heal_index(name, &indexed)? {
@@ -96,6 +102,9 @@ impl Proof<'_> {
         indexed.refresh().map_err(Error::repository(name))?;
         self.compare(name, &indexed, &mut proven)?;
         self.points(name, &indexed, &mut proven)?;
+        if proven.unfinished {
+            proven.findings.push(about("vault.proof-unfinished", Severity::Warning, "next-window", name));
+        }
         proven.seconds = self.clock.boot().saturating_sub(begin).as_secs_f64();
         Ok(proven)
     }
@@ -176,8 +185,9 @@ impl Proof<'_> {
         proven: &mut Proven,
     ) -> Result<()> {
         let path = self.folder.taken(name, kind, id);
-        if path.exists() && crate::folder::hash(&path)?.0.finish().as_ref() != id.0 {
-            tracing::error!(repository = name, %kind, %id, "the vault's own disk damaged a file; it is fetched again");
+        // What is not there cannot be forged: our own disk lost it.
+        if !path.exists() || crate::folder::hash(&path)?.0.finish().as_ref() != id.0 {
+            tracing::error!(repository = name, %kind, %id, "the vault's own disk damaged or lost a file; it is fetched again");
             self.folder.remove(name, kind, id)?;
             self.register.forget_files(name, kind, &[id])?;
             if kind == FileKind::Pack {

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use jiff::{Timestamp, ToSpan, Zoned, tz::TimeZone};
-use kuramori_model::clock::{Clock, Random};
+use kuramori_model::{
+    clock::{Clock, Random},
+    finding::{Finding, Severity},
+};
 use kuramori_repo::Cancel;
 
 use crate::{
@@ -99,6 +102,9 @@ impl Vault {
     fn failed(&self, what: &str, error: &Error) -> Result<()> {
         let text = kuramori_model::fault::chain(error);
         tracing::error!(what, text, "failed");
+        let now = self.register.tick(&*self.clock)?;
+        let finding = Finding::new("vault.window-failed", Severity::Alarm, "look-at-vault").about(what);
+        self.settle(&[], &[finding.with("why", text.clone())], &now)?;
         self.note("vault.failed", &serde_json::json!({ "what": what, "why": text }))
     }
 
@@ -151,8 +157,10 @@ impl Vault {
                 Ok(json(&self.register.confirm_clock(&*self.clock)?))
             }
             Order::Confirm { repository } => {
+                if !self.register.confirm(&repository)? {
+                    return Err(Error::UnknownRepository(repository));
+                }
                 self.note("repository.confirmed", &serde_json::json!({ "repository": repository }))?;
-                self.register.set_state(&repository, "known")?;
                 Ok(serde_json::json!({ "repository": repository }))
             }
         }

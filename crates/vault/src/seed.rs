@@ -2,7 +2,7 @@
 //! what a server sends.
 
 use std::{
-    io::{Read, Seek, SeekFrom},
+    io::{Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -10,6 +10,7 @@ use kuramori_repo::store::{FileId, FileKind, LocalStore, Store};
 
 use crate::{
     error::{Error, Result},
+    folder::pieces,
     puller::Source,
 };
 
@@ -88,13 +89,6 @@ impl Source for Disk {
             other => other.map_err(failed())?,
         };
         file.seek(SeekFrom::Start(offset)).map_err(failed())?;
-        let mut rest = file.take(most);
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            match rest.read(&mut buffer).map_err(failed())? {
-                0 => return Ok(()),
-                read => each(&buffer[..read])?,
-            }
-        }
+        pieces(&mut file, most, failed(), each).map(drop)
     }
 }

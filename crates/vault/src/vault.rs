@@ -30,13 +30,15 @@ use crate::{
 };
 
 /// Findings that a new pull settles: raised if they are found again, cleared if not.
-const OF_A_PULL: [&str; 15] = [
+const OF_A_PULL: [&str; 17] = [
     "vault.bad-name",
     "vault.too-many-new",
     "vault.new-repository",
     "vault.repository-vanished",
     "vault.backlog",
     "vault.pull-failed",
+    "vault.disk-full",
+    "vault.disk-failed",
     "vault.primary-misbehaves",
     "vault.wrong-bytes",
     "vault.impossible-size",
@@ -218,7 +220,14 @@ impl Vault {
         }
         // What was forged stays an alarm until a person has looked; the rest is judged anew each time.
         self.settle(
-            &["vault.no-key", "vault.proof-failed", "vault.point-incomplete", "vault.clock-jumped"],
+            &[
+                "vault.no-key",
+                "vault.proof-failed",
+                "vault.proof-unfinished",
+                "vault.too-large-blob",
+                "vault.point-incomplete",
+                "vault.clock-jumped",
+            ],
             &findings,
             &now,
         )?;

@@ -6,15 +6,15 @@
 //! anything but open, every puller is killed. After: close, wait for `closed_verified`, keep the gate's record
 //! with its three exposures. What cannot be seen closed is an alarm.
 
-use std::{
-    net::{Ipv4Addr, SocketAddrV4},
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+mod passage;
+mod preflight;
+mod watch;
+
+use std::time::Duration;
 
 use kuramori_model::{
     finding::{Finding, Severity, Value},
-    gate::{Nonce, Purpose, SignedToken, WindowRecord, WindowToken},
+    gate::{Purpose, WindowRecord},
     ids::WindowId,
 };
 use kuramori_repo::Cancel;
@@ -23,7 +23,6 @@ use serde::Serialize;
 use crate::{
     config::Peer,
     error::{Error, Result},
-    gate::{Gate, is_open, is_opening},
     pull::{Pull, Pulled, Stop},
     puller::{
         Source,
@@ -36,6 +35,16 @@ use crate::{
 const TOKEN_MS: u64 = 10_000;
 /// A shorter window is not worth opening.
 const SHORTEST: u64 = 5;
+
+/// Findings that the next window settles.
+pub(crate) const OF_A_WINDOW: [&str; 6] = [
+    "vault.window-not-verified",
+    "vault.exposure-disagrees",
+    "vault.gate-failed",
+    "vault.primary-unreachable",
+    "vault.primary-misbehaves",
+    "vault.window-failed",
+];
 
 /// What a person or the schedule asks of a window.
 #[derive(Debug, Clone, Default)]
@@ -77,55 +86,6 @@ pub struct Finished {
 const NO_GATE: &str = "there is no gate: this store is NOT offline";
 
 impl Vault {
-    /// Whether a window may open now, and for how many seconds at most.
-    ///
-    /// # Errors
-    /// [`Error::Preflight`] with the reason.
-    pub fn preflight(&self, options: &Options) -> Result<u32> {
-        self.settle_pending()?;
-        let now = self.register.tick(&*self.clock)?;
-        let window = &self.config.window;
-        let used = self.register.used_today(&now, f64::from(window.max_seconds))?;
-        let gate_used = match &self.gate {
-            None => 0.0,
-            Some(gate) => {
-                let status = gate.status()?;
-                if !matches!(status.gate, kuramori_model::gate::GateState::ClosedVerified { .. }) {
-                    return Err(Error::Preflight(format!(
-                        "the gate is `{}`, not seen closed",
-                        status.gate.name()
-                    )));
-                }
-                status.used_today_s
-            }
-        };
-        let wanted = match (options.max_seconds, &options.approved_by) {
-            (Some(seconds), Some(_)) => seconds,
-            (Some(seconds), None) => seconds.min(window.max_seconds),
-            (None, _) => window.max_seconds,
-        };
-        let left = if options.approved_by.is_some() {
-            u64::from(wanted)
-        } else {
-            let used = Duration::try_from_secs_f64(used.max(gate_used)).unwrap_or(Duration::MAX);
-            window
-                .daily_budget_s
-                .saturating_sub(used.as_secs().saturating_add(u64::from(used.subsec_nanos() > 0)))
-        };
-        if left < SHORTEST {
-            return Err(Error::Preflight(format!("the day's {} s are used up", window.daily_budget_s)));
-        }
-        let free = self.folder.free()?;
-        if free < window.keep_free.0 {
-            let free = kuramori_model::units::Bytes(free);
-            return Err(Error::Preflight(format!(
-                "only {free} are free in the vault, {} must be",
-                window.keep_free
-            )));
-        }
-        Ok(u32::try_from(left).unwrap_or(u32::MAX).min(wanted))
-    }
-
     /// A pull window: open, pull, close, see it closed. Then, with the gate closed: proof and retention.
     ///
     /// # Errors
@@ -271,28 +231,18 @@ impl Vault {
             let alarm = Finding::new("vault.exposure-disagrees", Severity::Alarm, "look-at-gate");
             findings.push(alarm.with("window", Value::Number(i64::try_from(number.0).unwrap_or(i64::MAX))));
         }
-        let opened = outcome
-            .as_ref()
-            .err()
-            .filter(|error| matches!(error, Error::GateRefused { .. } | Error::Gate { .. }));
-        if let Some(error) = opened {
-            let alarm = Finding::new("vault.gate-failed", Severity::Alarm, "look-at-gate");
+        // Whatever ended the work early is heard: a window that brings nothing each night must not be silent.
+        if let Err(error) = &outcome {
+            let (code, action) = match error {
+                Error::GateRefused { .. } | Error::Gate { .. } => ("vault.gate-failed", "look-at-gate"),
+                Error::Network(_) | Error::Refused(_) => ("vault.primary-unreachable", "check-primary"),
+                Error::Misbehaved(_) => ("vault.primary-misbehaves", "check-primary"),
+                _ => ("vault.window-failed", "look-at-vault"),
+            };
+            let alarm = Finding::new(code, Severity::Alarm, action);
             findings.push(alarm.with("why", kuramori_model::fault::chain(error)));
         }
-        if let Some(Error::Network(why) | Error::Refused(why)) = outcome.as_ref().err() {
-            let alarm = Finding::new("vault.primary-unreachable", Severity::Alarm, "check-primary");
-            findings.push(alarm.with("why", why.as_str()));
-        }
-        self.settle(
-            &[
-                "vault.window-not-verified",
-                "vault.exposure-disagrees",
-                "vault.gate-failed",
-                "vault.primary-unreachable",
-            ],
-            &findings,
-            &now,
-        )?;
+        self.settle(&OF_A_WINDOW, &findings, &now)?;
         self.note("window.closed", &finished)?;
         match outcome {
             Err(
@@ -311,166 +261,5 @@ impl Vault {
             finished.closed_verified,
             &record,
         )
-    }
-
-    fn open_gate(
-        &self,
-        gate: &Gate,
-        number: WindowId,
-        purpose: Purpose,
-        peer: SocketAddrV4,
-        seconds: u32,
-    ) -> Result<()> {
-        let status = gate.status()?;
-        let source = self.config.gate.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |gate| gate.source);
-        let token = WindowToken {
-            window: number,
-            epoch: self.epoch.max(status.epoch),
-            purpose,
-            source,
-            peer,
-            max_seconds: seconds,
-            max_bytes: self.config.window.max_bytes.0,
-            budget_left_s: seconds,
-            nonce: Nonce::draw(&*self.random),
-            boot_id: status.boot_id,
-            issued_boot_ms: status.boot_ms,
-            expires_boot_ms: status.boot_ms.saturating_add(TOKEN_MS),
-            issued: self.clock.now(),
-        };
-        self.note("window.token", &serde_json::json!({ "window": number, "token": token.hash() }))?;
-        gate.open(SignedToken::sign(token, &self.key))?;
-        let deadline = self.clock.boot() + self.patience();
-        loop {
-            let state = gate.status()?.gate;
-            if is_open(&state) {
-                return Ok(());
-            }
-            if !is_opening(&state) || self.clock.boot() > deadline {
-                let message = format!("it went to `{}` instead of opening", state.name());
-                return Err(Error::GateRefused { code: "gate.did-not-open".to_owned(), message });
-            }
-            self.clock.sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Runs the work; a watcher ends it in time.
-    fn watched(
-        &self,
-        seconds: u32,
-        stop: &Stop,
-        cancel: &Cancel,
-        work: &mut dyn FnMut() -> Result<u64>,
-    ) -> Result<u64> {
-        let begin = self.clock.boot();
-        let deadline = begin + Duration::from_secs(u64::from(seconds));
-        let drain = deadline.saturating_sub(Duration::from_secs(
-            u64::from(self.config.window.drain_s).min(u64::from(seconds) / 4),
-        ));
-        let done = AtomicBool::new(false);
-        let why = std::sync::Mutex::new(None);
-        let outcome = std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut asked = begin;
-                let mut drained = false;
-                while !done.load(Ordering::SeqCst) {
-                    let now = self.clock.boot();
-                    let end = |text: String| {
-                        crate::pull::lock(&why).get_or_insert(text);
-                        stop.abort();
-                    };
-                    if cancel.is_cancelled() {
-                        end("somebody asked for it".to_owned());
-                    } else if now >= deadline {
-                        end("its seconds are used up".to_owned());
-                    } else if now >= drain && !drained {
-                        drained = true;
-                        stop.drain();
-                        if let Some(gate) = &self.gate {
-                            let _ = gate.drain();
-                        }
-                    }
-                    if now >= asked + Duration::from_millis(400)
-                        && let Some(gate) = &self.gate
-                    {
-                        asked = now;
-                        match gate.status() {
-                            Ok(status) if is_open(&status.gate) => {}
-                            Ok(status) => end(format!("the gate went to `{}`", status.gate.name())),
-                            Err(error) => end(kuramori_model::fault::chain(&error)),
-                        }
-                    }
-                    std::thread::sleep(Duration::from_millis(20));
-                }
-            });
-            let outcome = work();
-            done.store(true, Ordering::SeqCst);
-            outcome
-        });
-        match (outcome, crate::pull::lock(&why).take()) {
-            (Ok(bytes), None) => Ok(bytes),
-            (Ok(bytes), Some(text)) => {
-                tracing::warn!(text, "the window ended before its work");
-                Ok(bytes)
-            }
-            (Err(_), Some(text)) => Err(Error::WindowOver(text)),
-            (Err(error), None) => Err(error),
-        }
-    }
-
-    /// Waits until the gate is seen closed, and takes its record of the window.
-    fn see_closed(&self, gate: &Gate, number: WindowId) -> (Option<WindowRecord>, bool, String) {
-        let deadline = self.clock.boot() + self.patience();
-        let mut claim = "the gate does not answer: it counts as open".to_owned();
-        loop {
-            if let Ok(status) = gate.status() {
-                claim = status.claim.sentence;
-                let record =
-                    gate.history(10).ok().and_then(|all| all.into_iter().find(|one| one.window == number));
-                if let Some(record) = record {
-                    let verified = record.closed_verified && status.gate.is_verified_closed();
-                    if verified || self.clock.boot() > deadline {
-                        return (Some(record), verified, claim);
-                    }
-                } else if matches!(status.gate, kuramori_model::gate::GateState::ClosedVerified { .. }) {
-                    // Refused before it opened: there is no record, and nothing was exposed.
-                    self.clock.sleep(Duration::from_millis(200));
-                    let record = gate
-                        .history(10)
-                        .ok()
-                        .and_then(|all| all.into_iter().find(|one| one.window == number));
-                    return (record, true, claim);
-                }
-            }
-            if self.clock.boot() > deadline {
-                return (None, false, claim);
-            }
-            self.clock.sleep(Duration::from_millis(100));
-        }
-    }
-
-    /// Windows whose end this process did not see, because it was killed: the gate's history knows.
-    fn settle_pending(&self) -> Result<()> {
-        for row in self.register.windows(20)?.into_iter().filter(|row| row.verified.is_none()) {
-            let (record, verified) = match &self.gate {
-                None => (None, false),
-                Some(gate) => {
-                    let record = gate.history(200)?.into_iter().find(|record| record.window == row.window);
-                    let verified = record.as_ref().is_some_and(|record| record.closed_verified)
-                        || (record.is_none() && gate.status()?.gate.is_verified_closed());
-                    (record, verified)
-                }
-            };
-            let seconds = record
-                .as_ref()
-                .map_or(f64::from(self.config.window.max_seconds), |record| record.exposure.commanded_s);
-            let kept = serde_json::json!({ "interrupted": true, "record": record });
-            self.register.closed(row.window, seconds, row.bytes, verified, &kept)?;
-            self.note(
-                "window.interrupted",
-                &serde_json::json!({ "window": row.window, "verified": verified }),
-            )?;
-        }
-        Ok(())
     }
 }

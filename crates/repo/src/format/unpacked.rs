@@ -15,6 +15,9 @@ pub fn encode(json: &[u8]) -> Result<Vec<u8>, Flaw> {
 pub fn decode(plain: Vec<u8>, limit: u64) -> Result<Vec<u8>, Flaw> {
     match plain.first() {
         Some(&ZSTD) => compress::decompress_bounded(&plain[1..], limit),
+        Some(b'{' | b'[') if plain.len() as u64 > limit => {
+            Err(Flaw::new(format!("it has more than {limit} bytes")))
+        }
         Some(b'{' | b'[') => Ok(plain),
         Some(other) => {
             Err(Flaw::new(format!("it begins with the byte {other:#04x}, which no version writes")))

@@ -8,9 +8,8 @@ use kuramori_repo::{
     format::{
         blob::{BlobId, BlobKind},
         node::NodeKind,
-        snapshot::Snapshot,
     },
-    store::{FileId, FileKind},
+    store::FileKind,
 };
 
 use super::{Proof, Proven};
@@ -39,13 +38,14 @@ impl Proof<'_> {
         indexed: &Repository<Indexed>,
         proven: &mut Proven,
     ) -> Result<()> {
-        let mut fresh: Vec<(FileId, Snapshot)> = Vec::new();
+        // Only time and name stay in memory: there may be very many.
+        let mut fresh = Vec::new();
         for (id, file) in self.register.files(name, FileKind::Snapshot)? {
             if file.state != FileState::Fetched {
                 continue;
             }
             match indexed.snapshot(id) {
-                Ok(snapshot) => fresh.push((id, snapshot)),
+                Ok(snapshot) => fresh.push((snapshot.time, id)),
                 Err(error @ (RepoError::Damaged { .. } | RepoError::Missing { .. })) => {
                     let text = kuramori_model::fault::chain(&error);
                     self.quarantine(name, FileKind::Snapshot, id, &text, proven)?;
@@ -54,15 +54,22 @@ impl Proof<'_> {
             }
         }
         // Among those that came together the writer's time gives the order; it moves none past an earlier one.
-        fresh.sort_by_key(|(id, snapshot)| (snapshot.time, *id));
+        fresh.sort_unstable();
         let mut good = HashSet::new();
         let mut missing = HashSet::new();
-        for (id, snapshot) in fresh {
+        for (_, id) in fresh {
             self.cancel.check().map_err(Error::repository(name))?;
+            if self.clock.boot() > proven.until {
+                proven.unfinished = true;
+                break;
+            }
+            let snapshot = indexed.snapshot(id).map_err(Error::repository(name))?;
             let walk = walk(name, indexed, snapshot.tree, &good)?;
             let now = self.register.tick(&*self.clock)?;
             if let Some(why) = walk.why {
                 proven.incomplete += 1;
+                // Of one that was complete before and lost something, nothing may be restored from here.
+                self.folder.disbelieve(name, id)?;
                 self.register.point(name, id, &snapshot, PointState::Incomplete, Some(&why), &now)?;
                 proven.findings.push(
                     about("vault.point-incomplete", Severity::Warning, "next-window", name)

@@ -1,11 +1,11 @@
 //! Listing one repository, and holding its `config` and keys against what was pinned.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, path::PathBuf};
 
 use kuramori_model::finding::{Finding, Severity, Value};
 use kuramori_repo::store::{FileId, FileKind};
 
-use super::{Have, Pull, about, order::Frozen};
+use super::{Have, Pull, about, lock, order::Frozen};
 use crate::{
     error::{Error, Result},
     folder::write_small,
@@ -27,13 +27,15 @@ impl Pull<'_> {
     ) -> Result<Frozen> {
         let nothing = Have::default();
         let have = self.have.get(name).unwrap_or(&nothing);
+        // What came before the repository had to be listed anew.
+        let came = lock(&self.brought).get(name).cloned().unwrap_or_default();
         let missing = |source: &mut dyn Source, kind: FileKind, known: &HashSet<FileId>, largest: u64| {
             let (mut files, mut seen) = (Vec::new(), HashSet::new());
             let mut oversized = 0_u64;
             source.list(name, kind, &mut |id, size| {
                 if size > largest || size == 0 {
                     oversized += 1;
-                } else if !known.contains(&id) && seen.insert(id) {
+                } else if !known.contains(&id) && !came.contains(&id) && seen.insert(id) {
                     files.push((id, size));
                 }
                 Ok(())
@@ -54,15 +56,20 @@ impl Pull<'_> {
         self.compare_keys(name, have, source, findings)?;
 
         let quota = self.config.quota.get(name).map_or(self.limits.quota.0, |quota| quota.0);
-        let wanted: u64 =
-            packs.iter().map(|(_, size)| size).fold(have.bytes, |sum, size| sum.saturating_add(*size));
+        // Index files and snapshots take room like packs do, and so does what was put aside as forged.
+        let documents = indexes.iter().chain(&snapshots).fold(have.held, |sum, (_, size)| sum.saturating_add(*size));
+        let wanted = packs.iter().fold(documents, |sum, (_, size)| sum.saturating_add(*size));
+        let offered = packs.iter().map(|(id, _)| (FileKind::Pack, *id));
+        let offered = offered.chain(indexes.iter().map(|(id, _)| (FileKind::Index, *id)));
+        let offered = offered.chain(snapshots.iter().map(|(id, _)| (FileKind::Snapshot, *id)));
+        self.drop_stale(name, &offered.collect())?;
         if wanted > quota {
             findings.push(
                 about("vault.quota", Severity::Alarm, "raise-quota", name)
                     .with("wanted", Value::Bytes(wanted))
                     .with("quota", Value::Bytes(quota)),
             );
-            let mut sum = have.bytes;
+            let mut sum = have.held;
             packs.retain(|(_, size)| {
                 sum = sum.saturating_add(*size);
                 sum <= quota
@@ -71,6 +78,18 @@ impl Pull<'_> {
             return Ok(Frozen { packs, ..Frozen::default() });
         }
         Ok(Frozen { packs, indexes, snapshots })
+    }
+
+    /// Removes cut-off transfers of files that are not offered any more: they would never be finished, and a
+    /// primary that offers other names each night could fill the disk with them.
+    fn drop_stale(&self, name: &str, offered: &HashSet<(FileKind, FileId)>) -> Result<()> {
+        let keep: HashSet<PathBuf> =
+            offered.iter().map(|(kind, id)| self.folder.partial(name, *kind, *id)).collect();
+        for path in self.folder.partials(name)?.into_iter().filter(|path| !keep.contains(path)) {
+            fs_err::remove_file(&path).map_err(Error::io("remove a transfer that nobody offers any more"))?;
+            lock(&self.begun).remove(&path);
+        }
+        Ok(())
     }
 
     /// Takes `config` and keys of a new repository; of a known one it only looks.
@@ -132,6 +151,10 @@ impl Pull<'_> {
         keys: &HashSet<FileId>,
     ) -> Result<()> {
         let folder = self.folder.repository(name);
+        // Of an enrolment that was killed half way: nothing of it was pinned.
+        if folder.join("keys").exists() {
+            fs_err::remove_dir_all(folder.join("keys")).map_err(Error::io("begin the enrolment anew"))?;
+        }
         for key in keys {
             let bytes = small(source, name, FileKind::Key, *key, KEY_SIZE)?;
             if FileId::of(&bytes) != *key {

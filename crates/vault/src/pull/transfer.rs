@@ -8,7 +8,7 @@ use std::{
 use aws_lc_rs::digest::{Context, SHA256};
 use kuramori_repo::store::{FileId, FileKind};
 
-use super::Pull;
+use super::{Pull, lock};
 use crate::{
     error::{Error, Result},
     folder::hash,
@@ -36,8 +36,13 @@ impl Pull<'_> {
         if size > self.folder.free()?.saturating_sub(self.config.window.keep_free.0) {
             return Err(failed()(std::io::ErrorKind::StorageFull.into()));
         }
-        // What is there may be of a crash or a flipped bit: it is hashed, not believed.
-        let (mut context, mut offset) = if path.exists() { hash(&path)? } else { (Context::new(&SHA256), 0) };
+        // What is there may be of a crash or a flipped bit: it was hashed before the window, not believed.
+        let begun = lock(&self.begun).remove(&path);
+        let (mut context, mut offset) = match begun {
+            Some(begun) => (begun.context, begun.size),
+            None if path.exists() => hash(&path)?,
+            None => (Context::new(&SHA256), 0),
+        };
         let mut file = fs_err::OpenOptions::new()
             .create(true)
             .truncate(false)

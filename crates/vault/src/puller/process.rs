@@ -16,6 +16,7 @@ use super::{Ask, ENTRY, FRAME, Failure, Meet, Source, path};
 use crate::{
     config::{Limits, Peer, Puller, secret},
     error::{Error, Result},
+    folder::pieces,
 };
 
 /// One puller process.
@@ -119,16 +120,13 @@ impl Process {
         let ask = Ask::Put { path: path(repository, kind, id), size };
         self.say(&ask)?;
         self.broken = true;
-        let mut buffer = vec![0; FRAME];
-        let mut left = size;
-        while left > 0 {
-            let step = usize::try_from(left).unwrap_or(FRAME).min(FRAME);
-            from.read_exact(&mut buffer[..step]).map_err(Error::io(format!("read {kind}/{id}")))?;
+        let failed = || Error::io(format!("read {kind}/{id}"));
+        let read = pieces(from, size, failed(), &mut |piece| {
             self.wait_writable()?;
-            self.stdin
-                .write_all(&buffer[..step])
-                .map_err(|source| Error::Puller { what: "broke off".into(), source })?;
-            left -= step as u64;
+            self.stdin.write_all(piece).map_err(|source| Error::Puller { what: "broke off".into(), source })
+        })?;
+        if read < size {
+            return Err(failed()(std::io::ErrorKind::UnexpectedEof.into()));
         }
         // The server hashes and syncs what it took before it answers.
         let patience = self.limits.stall() * 4;
@@ -230,16 +228,18 @@ fn unexpected(_: u8, _: &[u8]) -> Result<()> {
 
 impl Source for Process {
     fn repositories(&mut self) -> Result<Vec<String>> {
-        let mut names = Vec::new();
+        let mut names = None;
         let (patience, most) = (self.limits.stall(), self.limits.repositories);
         self.ask(&Ask::Repositories {}, patience, &mut |tag, payload| {
-            if tag == b'n' && names.is_empty() {
-                names = serde_json::from_slice(payload)
+            if tag == b'n' && names.is_none() {
+                let read: Vec<String> = serde_json::from_slice(payload)
                     .map_err(|_| Error::Misbehaved("sent no names".to_owned()))?;
+                names = Some(read);
                 return Ok(());
             }
             unexpected(tag, payload)
         })?;
+        let names = names.unwrap_or_default();
         if names.len() > most {
             return Err(Error::Misbehaved(format!("has {} repositories; {most} are allowed", names.len())));
         }

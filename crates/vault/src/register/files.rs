@@ -74,6 +74,10 @@ pub struct RepositoryRow {
     pub unproven: u64,
     /// Packs and snapshots that were quarantined.
     pub quarantined: u64,
+    /// Bytes of everything that lies here, whatever became of it: what the quota counts.
+    pub held: u64,
+    /// A person has said that it belongs here.
+    pub confirmed: bool,
 }
 
 impl Register {
@@ -84,7 +88,9 @@ impl Register {
     pub fn repositories(&self) -> Result<Vec<RepositoryRow>> {
         self.run(async |db| {
             let rows = sqlx::query(
-                "select name, state, first_seen, listed_s, backlog_files, backlog_bytes, backlog_since_s, \
+                "select name, state, first_seen, listed_s, backlog_files, backlog_bytes, backlog_since_s, confirmed, \
+                 (select coalesce(sum(size), 0) from files where repository = name \
+                    and state in ('fetched', 'verified', 'quarantined')) as held, \
                  (select coalesce(sum(size), 0) from files where repository = name and kind = 'data' \
                     and state in ('fetched', 'verified')) as bytes, \
                  (select count(*) from files where repository = name and kind = 'data' and state = 'fetched') \
@@ -107,6 +113,8 @@ impl Register {
                         bytes: unsigned(row.try_get("bytes")?),
                         unproven: unsigned(row.try_get("unproven")?),
                         quarantined: unsigned(row.try_get("quarantined")?),
+                        held: unsigned(row.try_get("held")?),
+                        confirmed: row.try_get("confirmed")?,
                     })
                 })
                 .collect()
@@ -143,6 +151,20 @@ impl Register {
                 .execute(db)
                 .await?;
             Ok(())
+        })
+    }
+
+    /// A person knows this repository.
+    ///
+    /// # Errors
+    /// [`crate::Error::Register`].
+    pub fn confirm(&self, name: &str) -> Result<bool> {
+        self.run(async |db| {
+            let done = sqlx::query("update repositories set state = 'known', confirmed = 1 where name = ?1")
+                .bind(name)
+                .execute(db)
+                .await?;
+            Ok(done.rows_affected() == 1)
         })
     }
 

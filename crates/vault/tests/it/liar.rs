@@ -17,21 +17,21 @@ use kuramori_vault::config::Limits;
 
 use crate::world::{World, alarms, pull, tree};
 
-type Stream = rustls::StreamOwned<rustls::ServerConnection, TcpStream>;
-const LIST: &str =
+pub(crate) type Stream = rustls::StreamOwned<rustls::ServerConnection, TcpStream>;
+pub(crate) const LIST: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.x.restic.rest.v2\r\nConnection: close\r\n\r\n";
 const NAME: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-struct Liar {
-    address: SocketAddrV4,
-    ca: String,
+pub(crate) struct Liar {
+    pub(crate) address: SocketAddrV4,
+    pub(crate) ca: String,
     stop: Arc<AtomicBool>,
     asked: Arc<AtomicU32>,
 }
 
 impl Liar {
     /// Answers each path with `lie`; where that writes nothing, with an empty honest answer.
-    fn start(lie: impl Fn(&str, &mut Stream) -> bool + Send + Sync + 'static) -> Self {
+    pub(crate) fn start(lie: impl Fn(&str, &mut Stream) -> bool + Send + Sync + 'static) -> Self {
         let now = SystemClock.now();
         let authority = tls::authority("liar", now, Duration::from_hours(24), &SystemRandom).unwrap();
         let server =

@@ -9,5 +9,6 @@ mod keep;
 mod kill;
 mod liar;
 mod repack;
+mod siege;
 mod way;
 mod world;

@@ -25,6 +25,7 @@ type Act = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 #[derive(Clone)]
 struct Hooked {
     disk: Disk,
+    on: FileKind,
     act: Act,
     vanished: Arc<AtomicU32>,
 }
@@ -52,7 +53,7 @@ impl Source for Hooked {
         most: u64,
         each: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
-        if kind == FileKind::Pack
+        if kind == self.on
             && let Some(act) = self.act.lock().unwrap().take()
         {
             act();
@@ -65,14 +66,24 @@ impl Source for Hooked {
     }
 }
 
-/// One pull during which `act` happens.
+/// One pull during which `act` happens, before the first pack is fetched.
 fn pull_while(world: &World, vault: &Vault, act: impl FnOnce() + Send + 'static) -> (Pulled, u32) {
+    pull_when(world, vault, FileKind::Pack, act)
+}
+
+fn pull_when(
+    world: &World,
+    vault: &Vault,
+    on: FileKind,
+    act: impl FnOnce() + Send + 'static,
+) -> (Pulled, u32) {
     let stop = Stop::default();
     let clock = Arc::new(SystemClock);
     let mut pull =
         Pull::prepare(vault.folder(), vault.register(), vault.config(), clock, None, &stop).unwrap();
     let hooked = Hooked {
         disk: Disk::new(&world.path("primary"), 10),
+        on,
         act: Arc::new(Mutex::new(Some(Box::new(act)))),
         vanished: Arc::default(),
     };
@@ -97,6 +108,22 @@ fn a_commit_between_listing_and_fetching_comes_whole_or_next_time() {
     pull_while(&world, &vault, || {});
     assert_eq!(complete(&vault, "billing"), 2);
     check(&world.copy("billing"));
+}
+
+#[test]
+fn what_came_before_a_repository_is_listed_anew_does_not_come_twice() {
+    let world = World::with(&["billing"]);
+    let vault = world.vault();
+    let primary = world.primary("billing");
+    let size: u64 = World::packs(&primary).iter().map(|pack| fs_err::metadata(pack).unwrap().len()).sum();
+    // All packs are here when the index file that was listed is replaced by another one.
+    let (pulled, vanished) = pull_when(&world, &vault, FileKind::Index, move || {
+        restic(&primary, &["rebuild-index", "--read-all-packs"]);
+    });
+    let brought = &pulled.repositories[0];
+    assert!(vanished > 0 && brought.relists > 0 && brought.finished, "{brought:?}");
+    assert!(pulled.bytes < size + 50_000, "{} bytes came for {size} of packs", pulled.bytes);
+    assert_eq!(complete(&vault, "billing"), 1);
 }
 
 #[test]
