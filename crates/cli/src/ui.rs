@@ -93,6 +93,29 @@ impl Ui {
         }
     }
 
+    /// The language of pages.
+    pub(crate) fn report_language(&self) -> kuramori_report::Language {
+        match self.language {
+            Language::Ja => kuramori_report::Language::Ja,
+            Language::En => kuramori_report::Language::En,
+        }
+    }
+
+    /// Asks on the terminal; without one the answer is no.
+    pub(crate) fn confirm(&self, question: &str) -> bool {
+        if !std::io::stdin().is_terminal() || self.json {
+            self.note(self.pick(
+                "端末ではないため確認できません。実行するには --yes を付けてください。",
+                "There is no terminal to ask on; give --yes to do it.",
+            ));
+            return false;
+        }
+        let _ = write!(std::io::stderr(), "{question} [y/N] ");
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).is_ok()
+            && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes" | "はい")
+    }
+
     /// A remark on stderr.
     pub(crate) fn note(&self, text: impl AsRef<str>) {
         if !self.quiet {

@@ -13,6 +13,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("repo", &["model"]),
     ("serve", &["model"]),
+    ("report", &["model"]),
+    ("drill", &["model", "repo", "judge", "report"]),
     ("source", &["model"]),
     ("audit", &["model"]),
     ("escrow", &["model"]),
@@ -26,13 +28,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("vault", &["model", "repo", "audit", "escrow", "judge"]),
     (
         "server",
-        &["model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "observe", "catalog"],
+        &[
+            "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "observe", "catalog",
+            "drill", "report",
+        ],
     ),
     (
         "cli",
         &[
             "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "catalog", "vault",
-            "server",
+            "server", "drill", "report",
         ],
     ),
 ];

@@ -30,6 +30,9 @@ pub enum ServerError {
     /// A wrapped secret or an identity.
     #[error(transparent)]
     Escrow(#[from] kuramori_escrow::EscrowError),
+    /// A restore or a drill.
+    #[error(transparent)]
+    Drill(#[from] kuramori_drill::DrillError),
     /// A notice.
     #[error(transparent)]
     Notify(#[from] kuramori_notify::NotifyError),
@@ -100,6 +103,7 @@ impl ServerError {
             Self::Source(error) => error,
             Self::Escrow(error) => error,
             Self::Notify(error) => error,
+            Self::Drill(error) => error,
             _ => return None,
         })
     }

@@ -27,6 +27,7 @@ mod page;
 mod post;
 pub mod rebuild;
 mod receive;
+pub mod recover;
 pub mod register;
 pub mod report;
 mod repositories;

@@ -7,6 +7,7 @@ mod gate;
 mod plan;
 mod repo;
 mod report;
+mod restore;
 mod server;
 mod system;
 mod vault;
@@ -30,6 +31,8 @@ pub(crate) enum Verb {
     Repo(repo::Args),
     /// Write evidence from recorded facts
     Report(report::Args),
+    /// Bring a registered system's data back, plan first
+    Restore(Box<restore::Args>),
     /// Run the site server, or prepare it
     Server(Box<server::Args>),
     /// Keep the register of departmental systems
@@ -46,6 +49,7 @@ pub(crate) fn run(verb: Verb, ui: &Ui) -> Outcome {
         Verb::Plan(args) => plan::run(&args, ui),
         Verb::Repo(args) => repo::run(&args, ui),
         Verb::Report(args) => report::run(&args, ui),
+        Verb::Restore(args) => restore::run(&args, ui),
         Verb::Server(args) => server::run(&args, ui),
         Verb::System(args) => system::run(&args, ui),
         Verb::Vault(args) => vault::run(args, ui),

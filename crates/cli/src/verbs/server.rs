@@ -157,6 +157,11 @@ fn load(file: &File) -> Result<Config, ServerError> {
     Ok(Config::load(Some(&file.config), &environment, &file.set)?)
 }
 
+/// The configuration of one file, with the environment and without flags.
+pub(crate) fn load_file(file: &Path) -> Result<Config, ServerError> {
+    load(&File { config: file.to_owned(), set: Vec::new() })
+}
+
 /// Logs go to stderr: lines for people, JSON where nobody watches.
 fn log() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("KURAMORI_LOG")

@@ -14,6 +14,7 @@
 mod attributes;
 mod fill;
 mod plan;
+mod standing;
 
 use std::{path::PathBuf, sync::Mutex};
 
@@ -36,6 +37,9 @@ pub struct RestoreOptions {
     /// Restore into a folder that is not empty, replacing what stands in the way. Without it such a target
     /// is refused.
     pub overwrite: bool,
+    /// Go on with a restore of the same restore point that was cut off: what stands there and has the right
+    /// hashes is kept, everything else is written again.
+    pub resume: bool,
     /// Give items their owners; needs root.
     pub owners: bool,
     /// Threads that read packs.
@@ -49,6 +53,7 @@ impl RestoreOptions {
             target: target.into(),
             subpath: None,
             overwrite: false,
+            resume: false,
             owners: rustix::process::geteuid().is_root(),
             workers: std::thread::available_parallelism().map_or(2, usize::from) + 2,
         }
@@ -136,7 +141,7 @@ fn prepare_target(options: &RestoreOptions) -> Result<()> {
     let mut entries = fs_err::read_dir(target).map_err(|error| Error::io("read", name(), error))?;
     // A fresh file system has a `lost+found`; it is nobody's data.
     let foreign = entries.find(|entry| !entry.as_ref().is_ok_and(|entry| entry.file_name() == "lost+found"));
-    if foreign.is_some() && !options.overwrite {
+    if foreign.is_some() && !options.overwrite && !options.resume {
         return Err(Error::Invalid {
             what: format!("the target `{}` is not empty", target.display()),
             hint: "restore into an empty folder, or replace what stands there with `--overwrite`".to_owned(),

@@ -9,7 +9,7 @@ use std::{
 
 use kuramori_model::tree::TreePath;
 
-use super::{RestoreOptions, Shortfalls};
+use super::{RestoreOptions, Shortfalls, standing};
 use crate::{
     Cancel, Error, Result,
     format::{
@@ -141,6 +141,9 @@ impl Planner<'_> {
             NodeKind::File if node.links > 1 && node.inode != 0 => {
                 let identity = (node.device_id, node.inode);
                 if let Some(first) = self.first_names.get(&identity) {
+                    if self.options.resume {
+                        let _ = fs_err::remove_file(&place);
+                    }
                     self.plan.links.push(Link { path: path.clone(), place, first: *first });
                 } else {
                     self.first_names.insert(identity, self.plan.files.len());
@@ -155,9 +158,12 @@ impl Planner<'_> {
 
     /// Makes folders; removes what stands where something else belongs.
     fn make_room(&self, place: &Path, kind: NodeKind) -> std::io::Result<()> {
-        if self.options.overwrite
+        if (self.options.overwrite || self.options.resume)
             && let Ok(standing) = fs_err::symlink_metadata(place)
         {
+            if self.options.resume && standing::may_stay(place, &standing, kind)? {
+                return Ok(());
+            }
             match (standing.is_dir(), kind == NodeKind::Dir) {
                 (true, true) => return Ok(()),
                 (true, false) => fs_err::remove_dir_all(place)?,
@@ -183,6 +189,15 @@ impl Planner<'_> {
                 offset += u64::from(length);
             }
         });
+        let mut kept = 0;
+        if self.options.resume && known && offset == node.size {
+            let pieces: Vec<_> = destinations.iter().map(|(id, to)| (*id, to.offset)).collect();
+            let stands = standing::pieces(&place, &pieces, node.size);
+            let all = destinations.iter().zip(&stands);
+            kept = all.filter(|(_, stands)| **stands).count();
+            let mut stands = stands.into_iter();
+            destinations.retain(|_| !stands.next().unwrap_or(false));
+        }
         let file = File {
             path: path.clone(),
             place,
@@ -201,11 +216,19 @@ impl Planner<'_> {
             file.fail();
         } else {
             self.progress.plan(1, node.size);
+            if kept > 0 {
+                let missing: u64 = destinations.iter().map(|(id, _)| self.plain_len(id)).sum();
+                self.progress.done(0, node.size.saturating_sub(missing));
+            }
             for (id, destination) in destinations {
                 self.wanted.entry(id).or_default().push(destination);
             }
         }
         self.plan.files.push(file);
+    }
+
+    fn plain_len(&self, id: &BlobId) -> u64 {
+        self.repository.with_index(|index| index.plain_len(BlobKind::Data, id)).map_or(0, u64::from)
     }
 
     /// Gives each wanted blob a pack: one that is needed anyway where there is a choice.

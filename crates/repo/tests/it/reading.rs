@@ -369,3 +369,33 @@ fn nothing_is_pruned_while_somebody_works_or_when_a_restore_point_is_not_whole()
     bench.damage("snapshots");
     assert!(matches!(repository.plan_prune(&options, &Cancel::default()), Err(Error::Damaged { .. })));
 }
+
+#[test]
+fn a_restore_that_was_cut_off_goes_on_and_keeps_only_what_is_right() {
+    let bench = Bench::new();
+    let repository = bench.indexed();
+    let (_, snapshot) = repository.find_snapshot("latest").unwrap();
+    let target = bench.scratch.path().join("target");
+    let mut options = RestoreOptions::to(&target);
+    repository.restore(&snapshot, &options, &Progress::default(), &Cancel::default()).unwrap();
+    let inner = target.join(bench.source().strip_prefix("/").unwrap());
+    // As if it had been cut off: one file is short, one has foreign bytes where a hole belongs, one is gone,
+    // one is a link to elsewhere. What was whole stays the same file.
+    let whole = fs_err::metadata(inner.join("deep/er/眼科/患者一覧.txt")).unwrap().ino();
+    let big = fs_err::OpenOptions::new().write(true).open(inner.join("big")).unwrap();
+    big.set_len(big.metadata().unwrap().len() / 2).unwrap();
+    fs_err::OpenOptions::new()
+        .write(true)
+        .open(inner.join("sparse"))
+        .unwrap()
+        .file()
+        .write_all_at(b"foreign", 4096)
+        .unwrap();
+    fs_err::remove_file(inner.join("again")).unwrap();
+    symlink("/etc/passwd", inner.join("again")).unwrap();
+    options.resume = true;
+    let restored = repository.restore(&snapshot, &options, &Progress::default(), &Cancel::default()).unwrap();
+    assert_eq!(restored.shortfalls, []);
+    assert_eq!(look(&inner), look(&bench.source()));
+    assert_eq!(fs_err::metadata(inner.join("deep/er/眼科/患者一覧.txt")).unwrap().ino(), whole);
+}

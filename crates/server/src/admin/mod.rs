@@ -15,6 +15,10 @@
 //! | POST | `/v1/alarms/{id}/take` | say who takes care (`{"by":"…"}`) |
 //! | POST | `/v1/vaults` | introduce a vault, write its folder |
 //! | POST | `/v1/judge`, `/v1/export`, `/v1/notices/test` | do it now |
+//! | GET | `/v1/recovery/{id}` | restore points, measured times, profile: what a restore is planned from |
+//! | POST | `/v1/recovery/{id}/key` | the repository's key for one plan or restore; written down first |
+//! | POST | `/v1/recovery/{id}/ended` | how a restore ended |
+//! | GET PUT | `/v1/recovery/{id}/profile` | how the system is brought up |
 //! | POST | `/v1/time/confirm` | a person says that the clock is right |
 //!
 //! Errors are RFC 9457 problem details with `code`, `kind`, `hint` and `exit_code`.
@@ -22,6 +26,7 @@
 //! **Invariant:** handlers hold no logic; they call what the console and the scheduler call.
 
 mod problem;
+mod recovery;
 mod register;
 mod work;
 
@@ -66,6 +71,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/notices/test", post(work::test_notice))
         .route("/v1/jumps", get(work::jumps))
         .route("/v1/time/confirm", post(work::confirm_time))
+        .route("/v1/recovery/{id}", get(recovery::offer))
+        .route("/v1/recovery/{id}/key", post(recovery::key))
+        .route("/v1/recovery/{id}/ended", post(recovery::ended))
+        .route("/v1/recovery/{id}/profile", get(recovery::profile).put(recovery::set_profile))
         .with_state(app)
 }
 

@@ -4,7 +4,7 @@ mod backup;
 mod care;
 mod key;
 mod look;
-mod open;
+pub(crate) mod open;
 mod restore;
 mod serve;
 

@@ -102,7 +102,7 @@ fn first_line(bytes: &[u8]) -> &[u8] {
 }
 
 /// Cancelled by Ctrl-C or a service manager's stop; a second signal ends the process at once.
-pub(super) fn cancel_on_signal() -> Cancel {
+pub(crate) fn cancel_on_signal() -> Cancel {
     let cancel = Cancel::default();
     let flag = cancel.clone();
     if let Ok(mut signals) =
@@ -121,7 +121,7 @@ pub(super) fn cancel_on_signal() -> Cancel {
 }
 
 /// Draws a bar from counters while `work` runs.
-pub(super) fn with_bar<T>(ui: &Ui, message: &str, progress: &Progress, work: impl FnOnce() -> T) -> T {
+pub(crate) fn with_bar<T>(ui: &Ui, message: &str, progress: &Progress, work: impl FnOnce() -> T) -> T {
     let bar = ui.bytes_bar(Some(0)).with_message(message.to_owned());
     if bar.is_hidden() {
         return work();

@@ -1,0 +1,498 @@
+//! `kuramori restore plan|run`: bring a registered system's data back, plan first.
+//!
+//! The server says what there is and hands out one repository's key; this process reads the repository
+//! itself. With `--direct` no server has to run: the catalog and the server's keys are opened from its
+//! configuration, for the day on which the server does not come up.
+
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
+use clap::Subcommand;
+use jiff::Timestamp;
+use kuramori_drill::{
+    DrillError,
+    choose::{Against, Choice, Copy, Why, Wish, choose},
+    plan::{self, Plan},
+    restore::{self, Done, How},
+    target::Standing,
+};
+use kuramori_judge::retention::Verdict;
+use kuramori_model::{
+    clock::{Clock, SystemClock},
+    fault::{Exit, Fault},
+    ids::{Sequence, SystemId},
+    units::Bytes,
+};
+use kuramori_repo::{
+    Context, Indexed, Repository, Secret,
+    lock::LockMode,
+    progress::Progress,
+    store::{FileKind, LocalStore, Store},
+};
+use kuramori_report::span;
+use kuramori_server::{
+    App,
+    client::Client,
+    recover::{Ended, Key, Offer, Purpose},
+};
+use serde_json::json;
+
+use super::{
+    repo::open::{cancel_on_signal, with_bar},
+    server,
+};
+use crate::{
+    Outcome,
+    failure::{CliError, Failure},
+    ui::Ui,
+};
+
+/// Restores of registered systems.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Show what a restore would do: which point and why, where to, how long, what is put aside
+    Plan(Order),
+    /// Show the plan, then restore
+    Run(Run),
+}
+
+#[derive(Debug, clap::Args)]
+struct Order {
+    #[command(flatten)]
+    connect: server::Connect,
+    /// Work without a running server, from its configuration and keys
+    #[arg(long, value_name = "CONFIG")]
+    direct: Option<PathBuf>,
+    /// Which system
+    system: SystemId,
+    /// This restore point: `seq-12` or `12`
+    #[arg(long, value_name = "NUMBER")]
+    point: Option<String>,
+    /// The newest point received before this time (2026-11-21T18:00:00+09:00)
+    #[arg(long, value_name = "TIME")]
+    before: Option<Timestamp>,
+    /// Only from this copy: primary or vault
+    #[arg(long, value_name = "COPY", value_parser = copy)]
+    copy: Option<Copy>,
+    /// The folder with the vault's copy: a receiver's folder or a carried disk
+    #[arg(long, value_name = "FOLDER")]
+    from: Option<PathBuf>,
+    /// The folder to restore into
+    #[arg(long, value_name = "FOLDER", required_unless_present = "original", conflicts_with = "original")]
+    to: Option<PathBuf>,
+    /// Restore into the original place, as the system's recovery profile names it
+    #[arg(long)]
+    original: bool,
+    /// Only this file or folder of the restore point
+    #[arg(long, value_name = "PATH")]
+    file: Option<String>,
+    /// Why an untrusted restore point is used; it is logged
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Who does it
+    #[arg(long, value_name = "NAME", env = "SUDO_USER", default_value = "admin")]
+    by: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    #[command(flatten)]
+    order: Order,
+    /// Show the plan and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do it without asking
+    #[arg(long)]
+    yes: bool,
+    /// Read everything back and compare it with the restore point
+    #[arg(long)]
+    verify: bool,
+    /// Put what could be restored into the place even if items are missing
+    #[arg(long)]
+    accept_missing: bool,
+    /// Threads that read
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    workers: usize,
+}
+
+fn copy(text: &str) -> Result<Copy, String> {
+    match text {
+        "primary" => Ok(Copy::Primary),
+        "vault" => Ok(Copy::Vault),
+        _ => Err("write `primary` or `vault`".to_owned()),
+    }
+}
+
+/// The server through its socket, or its parts opened here.
+enum Way {
+    Socket(Client),
+    Direct(Box<(tokio::runtime::Runtime, App)>),
+}
+
+impl Way {
+    fn of(order: &Order) -> Result<Self, Failure> {
+        match &order.direct {
+            None => Ok(Self::Socket(order.connect.client()?)),
+            Some(file) => {
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .enable_all()
+                    .build()
+                    .map_err(CliError::File)?;
+                let config = server::load_file(file)?;
+                let app = runtime.block_on(App::open(config))?;
+                Ok(Self::Direct(Box::new((runtime, app))))
+            }
+        }
+    }
+
+    fn offer(&self, id: &SystemId) -> Result<Offer, Failure> {
+        Ok(match self {
+            Self::Socket(client) => client.get(&format!("/v1/recovery/{id}"))?,
+            Self::Direct(both) => both.0.block_on(both.1.offer(id))?,
+        })
+    }
+
+    fn key(&self, id: &SystemId, purpose: &Purpose) -> Result<Key, Failure> {
+        Ok(match self {
+            Self::Socket(client) => client.post(&format!("/v1/recovery/{id}/key"), purpose)?,
+            Self::Direct(both) => both.0.block_on(both.1.restore_key(id, purpose))?,
+        })
+    }
+
+    fn ended(&self, id: &SystemId, ended: &Ended) -> Result<(), Failure> {
+        match self {
+            Self::Socket(client) => {
+                let _: serde_json::Value = client.post(&format!("/v1/recovery/{id}/ended"), ended)?;
+            }
+            Self::Direct(both) => both.0.block_on(both.1.restore_ended(id, ended))?,
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
+    match &args.verb {
+        Verb::Plan(order) => {
+            let way = Way::of(order)?;
+            let (_, plan) = prepare(&way, order, "plan")?;
+            show(&plan, ui);
+            ui.data(&json!({ "message_type": "plan", "plan": plan }));
+            Ok(Exit::Done)
+        }
+        Verb::Run(run) => carry_out(run, ui),
+    }
+}
+
+/// The opened repository and the plan.
+fn prepare(way: &Way, order: &Order, verb: &str) -> Result<(Repository<Indexed>, Plan), Failure> {
+    let mut offer = way.offer(&order.system)?;
+    let point = order
+        .point
+        .as_deref()
+        .map(|text| text.trim_start_matches("seq-").parse().map(Sequence))
+        .transpose()
+        .map_err(|_| CliError::Argument("`--point` takes `seq-12` or `12`".to_owned()))?;
+    // What the catalog knows and the repository has not any more is not on offer.
+    let there = snapshots(&offer.repository);
+    let elsewhere = order.from.as_deref().map(|folder| (folder.to_owned(), snapshots(folder)));
+    for candidate in &mut offer.candidates {
+        candidate.gone = match (candidate.copy, &elsewhere) {
+            (Copy::Primary, _) => !there.contains(&candidate.snapshot),
+            (Copy::Vault, Some((_, there))) => !there.contains(&candidate.snapshot),
+            (Copy::Vault, None) => false,
+        };
+    }
+    let wish = Wish { point, before: order.before, copy: order.copy, reason: order.reason.clone() };
+    let choice = choose(order.system.as_str(), &offer.candidates, &wish)?;
+    let from = match (choice.point.copy, elsewhere) {
+        (Copy::Primary, _) => offer.repository.clone(),
+        (Copy::Vault, Some((folder, _))) => folder,
+        (Copy::Vault, None) => {
+            let system = order.system.to_string();
+            return Err(DrillError::NotAtHand { system, sequence: choice.point.sequence.0 }.into());
+        }
+    };
+    let target = match (&order.to, &offer.profile.original) {
+        (Some(to), _) => std::path::absolute(to).map_err(CliError::File)?,
+        (None, Some(original)) => original.clone(),
+        (None, None) => {
+            return Err(CliError::Argument(
+                "its recovery profile names no original place; write it with `kuramori drill profile`, or use `--to`"
+                    .to_owned(),
+            )
+            .into());
+        }
+    };
+    let exact = Wish {
+        point: Some(choice.point.sequence),
+        before: None,
+        copy: Some(choice.point.copy),
+        reason: order.reason.clone(),
+    };
+    let purpose = Purpose {
+        by: order.by.clone(),
+        verb: verb.to_owned(),
+        wish: exact,
+        target: Some(target.clone()),
+        part: order.file.clone(),
+    };
+    let key = way.key(&order.system, &purpose)?;
+    let context = Context { username: "kuramori".to_owned(), ..Context::system() };
+    let repository =
+        Repository::open(Arc::new(LocalStore::new(&from)), &Secret::new(key.password.as_bytes()), context)?
+            .index()?;
+    let plan = plan::make(
+        &repository,
+        plan::Order {
+            system: order.system.as_str(),
+            choice,
+            from: &from,
+            part: order.file.as_deref(),
+            to: &target,
+            original: order.original,
+            measured: &offer.measured,
+            rto_s: offer.system.rto_s,
+            now: SystemClock.now(),
+        },
+    )?;
+    Ok((repository, plan))
+}
+
+/// The ids of the snapshots that a repository's folder has; none where it cannot be read.
+fn snapshots(folder: &std::path::Path) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    let _ = LocalStore::new(folder).list(FileKind::Snapshot, &mut |id, _| {
+        ids.insert(id.to_string());
+        Ok(())
+    });
+    ids
+}
+
+fn carry_out(run: &Run, ui: &Ui) -> Outcome {
+    let order = &run.order;
+    let way = Way::of(order)?;
+    let verb = if run.dry_run { "plan" } else { "run" };
+    let (repository, plan) = prepare(&way, order, verb)?;
+    show(&plan, ui);
+    ui.data(&json!({ "message_type": "plan", "plan": plan }));
+    if run.dry_run {
+        return Ok(Exit::Done);
+    }
+    if !run.yes && !ui.confirm(ui.pick("この計画で復元しますか", "Restore by this plan?")) {
+        ui.note(ui.pick("何も変更していません。", "Nothing was changed."));
+        return Ok(Exit::Interrupted);
+    }
+    // A carried disk may be read-only, and nobody else works on it.
+    let _lock = match plan.choice.point.copy {
+        Copy::Primary => Some(repository.lock(LockMode::Shared, restore::PATIENCE)?),
+        Copy::Vault => None,
+    };
+    let (progress, cancel) = (Progress::default(), cancel_on_signal());
+    let how = How { accept_missing: run.accept_missing, verify: run.verify, workers: run.workers };
+    let outcome = with_bar(ui, ui.pick("復元中", "restoring"), &progress, || {
+        restore::run(&repository, &plan, how, &SystemClock, &progress, &cancel)
+    });
+    let mut ended = Ended {
+        by: order.by.clone(),
+        snapshot: plan.choice.point.snapshot.clone(),
+        target: plan.target.path.clone(),
+        kept: None,
+        bytes: 0,
+        found_there: 0,
+        seconds: 0.0,
+        missing: 0,
+        error: None,
+    };
+    match outcome {
+        Ok(done) => {
+            ended.kept.clone_from(&done.kept);
+            (ended.bytes, ended.found_there) = (done.bytes, done.found_there);
+            (ended.seconds, ended.missing) = (done.seconds, done.shortfalls.len());
+            way.ended(&order.system, &ended)?;
+            Ok(report(&done, ui))
+        }
+        Err(error) => {
+            ended.error = Some(error.code().to_owned());
+            way.ended(&order.system, &ended)?;
+            if cancel.is_cancelled() {
+                ui.note(format!(
+                    "{}: {}",
+                    ui.pick(
+                        "中断しました。同じコマンドで続きから再開します",
+                        "interrupted; the same command goes on from here"
+                    ),
+                    plan.target.staging.display()
+                ));
+                return Ok(Exit::Interrupted);
+            }
+            Err(error.into())
+        }
+    }
+}
+
+fn report(done: &Done, ui: &Ui) -> Exit {
+    ui.data(&json!({ "message_type": "summary", "done": done }));
+    for item in &done.shortfalls {
+        let word = ui.pick("復元できませんでした", "could not be restored");
+        ui.note(format!("{word}: {}: {}", item.path, item.why));
+    }
+    ui.line(format!(
+        "{}: {} {}, {}, {} → {}",
+        ui.pick("復元しました", "restored"),
+        done.files,
+        ui.pick("ファイル", "files"),
+        Bytes(done.bytes),
+        span(ui.report_language(), done.seconds),
+        done.target.display()
+    ));
+    if done.resumed {
+        let word = ui.pick("前回の続きから再開しました", "went on from an earlier attempt");
+        ui.line(format!("{word}: {}", Bytes(done.found_there)));
+    }
+    if let Some(kept) = &done.kept {
+        let word = ui.pick(
+            "元のデータは調査のために残してあります",
+            "what stood there is kept for whoever investigates",
+        );
+        ui.line(format!("{word}: {}", kept.display()));
+    }
+    if let Some(verified) = &done.verified {
+        let word = ui.pick("読み戻して復元点と照合したファイル", "files read back and compared");
+        ui.line(format!("{word}: {} ({})", verified.files, Bytes(verified.bytes)));
+    }
+    let damaged = done.shortfalls.iter().any(|item| item.damaged);
+    let differs = done.verified.as_ref().is_some_and(|verified| !verified.identical());
+    match (damaged || differs, done.shortfalls.is_empty()) {
+        (true, _) => Exit::Damaged,
+        (false, false) => Exit::Partial,
+        (false, true) => Exit::Done,
+    }
+}
+
+fn show(plan: &Plan, ui: &Ui) {
+    let language = ui.report_language();
+    let Choice { point, verdict, why, passed_over, reason } = &plan.choice;
+    let place = |copy: Copy| match copy {
+        Copy::Primary => ui.pick("一次バックアップ", "primary"),
+        Copy::Vault => ui.pick("隔離保管庫", "vault"),
+    };
+    let row = |ja: &str, en: &str, value: String| ui.line(format!("{}: {value}", ui.pick(ja, en)));
+    row("部門システム", "system", plan.system.clone());
+    row(
+        "復元点",
+        "restore point",
+        format!("{} {} ({})", point.sequence, point.received, point.snapshot.get(..8).unwrap_or_default()),
+    );
+    row("取得元", "copy", format!("{} {}", place(point.copy), plan.from.display()));
+    let state = match verdict {
+        Verdict::Clean => ui.pick("清浄確認済み", "known clean"),
+        Verdict::Unknown => ui.pick("検査なし(要確認)", "not inspected (to be confirmed)"),
+        Verdict::Suspect => ui.pick("汚染の疑い", "suspected contamination"),
+        Verdict::Corrupt => ui.pick("破損", "corrupt"),
+    };
+    row("状態", "state", state.to_owned());
+    let reasons: Vec<&str> = why.iter().map(|why| self::why(*why, ui)).collect();
+    row("選んだ理由", "why this one", reasons.join(ui.pick("、", ", ")));
+    if let Some(reason) = reason {
+        row("使用の理由", "reason given", reason.clone());
+    }
+    for over in passed_over {
+        row(
+            "選ばなかった新しい復元点",
+            "newer, not taken",
+            format!(
+                "{} {} {}: {}",
+                place(over.copy),
+                over.sequence,
+                over.received,
+                against(over.against, ui)
+            ),
+        );
+    }
+    let drilled = point.drilled.map_or_else(
+        || ui.pick("この復元点の訓練記録なし", "this point was never drilled").to_owned(),
+        |at| at.to_string(),
+    );
+    row("復元訓練", "drilled", drilled);
+    if let Some(part) = &plan.part {
+        row("対象", "part", part.clone());
+    }
+    row("容量", "size", format!("{} ({} {})", Bytes(plan.bytes), plan.files, ui.pick("ファイル", "files")));
+    let target = &plan.target;
+    let original = if target.original { ui.pick(" (元の場所)", " (original place)") } else { "" };
+    row("復元先", "target", format!("{}{original}", target.path.display()));
+    match &target.standing {
+        Standing::Absent | Standing::Empty => {
+            row("置き換えるもの", "put aside", ui.pick("なし", "nothing").to_owned());
+        }
+        Standing::Occupied { files, bytes, more, kept } => {
+            let more = if *more { "+" } else { "" };
+            row(
+                "元のデータ(削除せず別名で残す)",
+                "put aside, not deleted",
+                format!(
+                    "{files}{more} {}, {} → {}",
+                    ui.pick("ファイル", "files"),
+                    Bytes(*bytes),
+                    kept.display()
+                ),
+            );
+        }
+    }
+    if target.resumes {
+        row("再開", "goes on from", target.staging.display().to_string());
+    }
+    let rto = span(language, plan.rto_s as f64);
+    let expected = match &plan.expected {
+        None => ui.pick("未測定", "never measured").to_owned(),
+        Some(expected) => format!(
+            "{} ({}/s, {} {}{})",
+            span(language, expected.seconds),
+            // A rate is positive and far below 2^63.
+            Bytes(format!("{:.0}", expected.rate).parse().unwrap_or(0)),
+            ui.pick("測定", "measurements:"),
+            expected.measurements,
+            if expected.own { "" } else { ui.pick("、他のシステムの値", ", of other systems") },
+        ),
+    };
+    row("所要時間の見込み / 目標", "expected time / target", format!("{expected} / {rto}"));
+}
+
+fn why(why: Why, ui: &Ui) -> &'static str {
+    let (ja, en) = match why {
+        Why::AskedFor => ("指定された復元点", "it was asked for"),
+        Why::NewestClean => ("清浄と確認された最新の復元点", "the newest that is known clean"),
+        Why::NewestNotInspected => {
+            ("完全な最新の復元点(清浄と確認されたものはない)", "the newest whole one (none is known clean)")
+        }
+        Why::BeforeTime => ("指定時刻より前", "received before the given time"),
+        Why::PrimaryIsNearest => ("一次バックアップが最も近い", "the primary is the nearest copy"),
+        Why::OnlyVault => ("隔離保管庫の写しを使う", "the vault's copy is used"),
+        Why::ForAReason => ("理由を記録して使用", "used for the reason given"),
+    };
+    pick(ui, ja, en)
+}
+
+fn against(against: Against, ui: &Ui) -> &'static str {
+    let (ja, en) = match against {
+        Against::Incomplete => ("不完全", "incomplete"),
+        Against::Suspect => ("汚染の疑い", "suspected contamination"),
+        Against::Corrupt => ("破損", "corrupt"),
+        Against::NotInspected => ("検査なし", "not inspected"),
+        Against::TooLate => ("指定時刻より後", "received after the given time"),
+        Against::Gone => ("リポジトリから失われている", "its repository does not have it any more"),
+    };
+    pick(ui, ja, en)
+}
+
+const fn pick(ui: &Ui, ja: &'static str, en: &'static str) -> &'static str {
+    match ui.language {
+        crate::ui::Language::Ja => ja,
+        crate::ui::Language::En => en,
+    }
+}
