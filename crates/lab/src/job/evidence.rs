@@ -138,6 +138,15 @@ fn sheet(summary: &Summary, ja: bool) -> String {
             })
             .collect(),
     );
+    if let Some(refused) = &summary.stock_restic {
+        section(
+            pick("標準の restic による全データ検査", "All data checked by stock restic"),
+            vec![[
+                pick("異常", "faults").to_owned(),
+                if refused.is_empty() { pick("なし", "none").to_owned() } else { refused.join(" · ") },
+            ]],
+        );
+    }
     if let Some(server) = &summary.server {
         section(
             pick("拠点サーバーの再構築", "The site server, rebuilt"),

@@ -10,6 +10,7 @@
 //! alarm  a backup that never came, the mail that says so     │
 //! siege  an intruder with the keys, in an open window        │
 //! back   the attack, the restore window, the comparison      │
+//! oracle stock restic reads what came back                   │
 //! again  the site server itself, rebuilt                    ─┘
 //! ```
 //!
@@ -22,6 +23,7 @@ mod back;
 mod door;
 mod evidence;
 mod night;
+mod oracle;
 mod product;
 mod siege;
 mod site;
@@ -64,6 +66,7 @@ pub fn run(lab: &Lab, product: &Product, story: &Story) -> Result<Summary> {
     siege::afterwards(&vault, &mut summary, story)?;
     back::restore(lab, product, &vault, &truth, &mut summary, story)?;
     again::rebuild(lab, product, &vault, &register, &mut summary, story)?;
+    oracle::restic(lab, &vault, &mut summary, story)?;
     summary.evidence = evidence::write(lab, &summary)?;
     Ok(summary)
 }

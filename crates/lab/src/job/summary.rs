@@ -27,6 +27,8 @@ pub struct Summary {
     pub restored: Vec<RestoredFigures>,
     /// The site server itself, rebuilt from the vault's copy.
     pub server: Option<ServerFigures>,
+    /// What Debian's restic found wrong with the repositories that came out of the vault: nothing, if all is well.
+    pub stock_restic: Option<Vec<String>>,
     /// The evidence sheets, Japanese and English.
     pub evidence: Vec<PathBuf>,
 }
@@ -206,6 +208,10 @@ impl Summary {
             self.server.as_ref().is_some_and(|s| s.identical),
             "the site server did not come back".to_owned(),
         );
+        match &self.stock_restic {
+            Some(refused) => refused.iter().for_each(|text| must(false, text.clone())),
+            None => must(false, "stock restic did not read the restored repositories".to_owned()),
+        }
         must(
             self.missed.as_ref().is_some_and(|missed| missed.mail_received),
             "nobody was told of the missed backup".to_owned(),
