@@ -288,6 +288,9 @@ fn facts(
         |smb: &SmbOrigin| format!("{}/{}/{}/{}", smb.server_guid, smb.volume_serial, smb.share, smb.folder);
     let (identity, marker) = match &report.origin {
         Origin::Smb(smb) => (share(smb), smb.marker.clone()),
+        Origin::Sftp(sftp) => (format!("{}/{}", sftp.host_key, sftp.folder), sftp.marker.clone()),
+        Origin::Mariadb(mariadb) => (mariadb.identity.clone(), None),
+        Origin::Command(_) => (String::new(), None),
         Origin::Foreign(foreign) => (share(&foreign.share), foreign.share.marker.clone()),
         Origin::Postgres(postgres) => (postgres.system_identifier.clone(), None),
     };

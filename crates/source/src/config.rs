@@ -18,6 +18,127 @@ pub enum Config {
     Postgres(PostgresConfig),
     /// Another backup product's jobs, and its folder if it may be read.
     Foreign(ForeignConfig),
+    /// A folder on an SFTP server.
+    Sftp(SftpConfig),
+    /// A MariaDB or MySQL server.
+    Mariadb(MariadbConfig),
+    /// The output of a command that this machine's administrator declared.
+    Command(CommandConfig),
+    /// Another source with a declared command before and one after it.
+    Around(AroundConfig),
+}
+
+/// A folder that is read over SFTP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SftpConfig {
+    /// Host name or address.
+    pub server: String,
+    /// TCP port.
+    #[serde(default = "port_ssh")]
+    pub port: u16,
+    /// The account.
+    pub user: String,
+    /// Folder; without a `/` in front below the account's own one.
+    #[serde(default)]
+    pub folder: String,
+    /// The server's public keys as `ssh-keyscan` shows them, without the address: `ssh-ed25519 AAAA…`.
+    pub host_keys: Vec<String>,
+    /// The private key with which we log in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+    /// Or the file that holds the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// When the dump is whole. Without it each file is taken as it is found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker: Option<MarkerConfig>,
+    /// Names (or, with a `/`, paths inside the folder) that are left out.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// How often a file that is changing or vanished is tried again.
+    #[serde(default = "tries")]
+    pub retries: u32,
+    /// Pause between those tries.
+    #[serde(default = "pause")]
+    pub retry_pause: Span,
+    /// How often a broken line is brought back in one run.
+    #[serde(default = "reconnects")]
+    pub reconnects: u32,
+    /// How long one attempt to bring it back may take.
+    #[serde(default = "reconnect_within")]
+    pub reconnect_within: Span,
+    /// How long connecting may take.
+    #[serde(default = "connect_within")]
+    pub connect_within: Span,
+}
+
+/// A MariaDB or MySQL server that is dumped over the network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MariadbConfig {
+    /// Host name or address.
+    pub server: String,
+    /// TCP port.
+    #[serde(default = "port_mariadb")]
+    pub port: u16,
+    /// An account that may read everything (see `docs/sources.md`).
+    pub user: String,
+    /// File that holds the password.
+    pub password_file: PathBuf,
+    /// Which databases; empty for all.
+    #[serde(default)]
+    pub databases: Vec<String>,
+    /// Encrypt and check the server's certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+    /// Write the position in the binary log into the dump; needs the right BINLOG MONITOR and a short lock.
+    #[serde(default)]
+    pub binlog_position: bool,
+    /// How long connecting may take.
+    #[serde(default = "connect_within")]
+    pub connect_within: Span,
+    /// Which server it has to be.
+    #[serde(default)]
+    pub expect: MariadbExpect,
+}
+
+/// Marks of a MariaDB server's identity; what is absent is not checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MariadbExpect {
+    /// Name, number and data folder as the report shows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+}
+
+/// A declared command's output.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandConfig {
+    /// Whose data it is: for the register and for one job per departmental server.
+    pub server: String,
+    /// Which entry of the declarations.
+    pub name: String,
+    /// The file that the output becomes.
+    #[serde(default = "output")]
+    pub file: String,
+    /// The declarations: a file of root's that nobody else can write.
+    #[serde(default = "declarations")]
+    pub declared_in: PathBuf,
+}
+
+/// Declared commands around another source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AroundConfig {
+    /// Which entry of the declarations.
+    pub name: String,
+    /// The declarations: a file of root's that nobody else can write.
+    #[serde(default = "declarations")]
+    pub declared_in: PathBuf,
+    /// What is read in between.
+    pub source: Box<Config>,
 }
 
 /// A length of time as people write it: `30s`, `5 min`, `2h 30m`.
@@ -254,6 +375,18 @@ fn port_smb() -> u16 {
 fn port_postgres() -> u16 {
     5432
 }
+fn port_ssh() -> u16 {
+    22
+}
+fn port_mariadb() -> u16 {
+    3306
+}
+fn output() -> String {
+    "output".to_owned()
+}
+fn declarations() -> PathBuf {
+    PathBuf::from("/etc/kuramori/commands.toml")
+}
 fn yes() -> bool {
     true
 }
@@ -288,7 +421,34 @@ fn slack() -> Span {
 impl Config {
     /// Finds what serde cannot: empty names, impossible patterns.
     pub fn check(&self) -> Result<(), Error> {
+        // What would be read as an option, or as more than one line of an option file.
+        let odd =
+            |text: &str| text.is_empty() || text.starts_with('-') || text.contains(['"', '\n', '\r', '\\']);
         let empty: BTreeMap<&str, bool> = match self {
+            Self::Sftp(c) => [
+                ("server", odd(&c.server)),
+                ("user", odd(&c.user)),
+                ("folder", c.folder.split('/').any(|part| part == "..")),
+                ("host_keys", c.host_keys.is_empty() || !c.host_keys.iter().all(|key| is_host_key(key))),
+                ("key_file", c.key_file.is_some() == c.password_file.is_some()),
+            ]
+            .into(),
+            Self::Mariadb(c) => [
+                ("server", odd(&c.server)),
+                ("user", odd(&c.user)),
+                ("databases", c.databases.iter().any(|name| odd(name))),
+            ]
+            .into(),
+            Self::Command(c) => [
+                ("server", c.server.is_empty()),
+                ("name", c.name.is_empty()),
+                ("file", kuramori_model::tree::TreePath::new(c.file.as_str()).is_err()),
+            ]
+            .into(),
+            Self::Around(c) => {
+                c.source.check()?;
+                [("name", c.name.is_empty()), ("source", matches!(*c.source, Self::Around(_)))].into()
+            }
             Self::Foreign(c) => {
                 if let Some(share) = &c.share {
                     Self::Smb(share.clone()).check()?;
@@ -330,6 +490,17 @@ impl Config {
             None => Ok(()),
         }
     }
+}
+
+/// `type base64`, with or without a comment.
+fn is_host_key(key: &str) -> bool {
+    let mut parts = key.split(' ');
+    let kind = parts.next().unwrap_or_default();
+    let blob = parts.next().unwrap_or_default();
+    (kind.starts_with("ssh-") || kind.starts_with("ecdsa-sha2-") || kind.starts_with("sk-"))
+        && blob.len() > 40
+        && blob.bytes().all(|b| b.is_ascii_alphanumeric() || b"+/=".contains(&b))
+        && !key.contains(['\n', '\r'])
 }
 
 /// Reads a password file: one line, not readable by everybody.

@@ -137,6 +137,30 @@ pub enum Error {
     /// The other product itself says that its job failed.
     #[error("{} reports a failed job: {}", .0.title(), .0.message)]
     ForeignFailed(Box<JobResult>),
+    /// A program of this machine did not do its work.
+    #[error("`{name}` did not do its work: {why}")]
+    Command {
+        /// The program or the declared name.
+        name: String,
+        /// Its status and its words.
+        why: String,
+    },
+    /// The declarations of commands cannot be used.
+    #[error("the declarations in `{path}` cannot be used: {why}")]
+    Declaration {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A stream ended without its end line.
+    #[error("the output of `{name}` is cut: it does not end with `{end}`")]
+    Truncated {
+        /// The program or the declared name.
+        name: String,
+        /// What has to be the last line.
+        end: String,
+    },
     /// A result file that cannot be used.
     #[error("the result file `{name}` cannot be used: {why}")]
     BadResult {
@@ -237,6 +261,9 @@ impl Fault for Error {
             Self::SetIncomplete { .. } => "source.set-incomplete",
             Self::ForeignFailed(_) => "source.foreign-failed",
             Self::BadResult { .. } => "source.bad-result",
+            Self::Command { .. } => "source.command",
+            Self::Declaration { .. } => "source.declaration",
+            Self::Truncated { .. } => "source.truncated",
             Self::DumpChanged(_) => "source.dump-changed",
             Self::ConnectionLost { .. } => "source.connection-lost",
             Self::Stalled { .. } => "source.stalled",
@@ -264,6 +291,7 @@ impl Fault for Error {
             | Self::WrongInstance { .. }
             | Self::Version { .. }
             | Self::BadResult { .. }
+            | Self::Declaration { .. }
             | Self::Server { .. } => Kind::Fix,
             Self::DatabaseDamaged { .. } | Self::Manifest(_) => Kind::Damaged,
             Self::Unreachable { .. }
@@ -272,6 +300,8 @@ impl Fault for Error {
             | Self::MarkerEarly { .. }
             | Self::SetIncomplete { .. }
             | Self::ForeignFailed(_)
+            | Self::Command { .. }
+            | Self::Truncated { .. }
             | Self::DumpChanged(_)
             | Self::ConnectionLost { .. }
             | Self::Stalled { .. }
@@ -313,6 +343,12 @@ impl Fault for Error {
                 "see in the product whether the job or a merge still runs, and whether somebody removed files".into()
             }
             Self::ForeignFailed(_) => "open the job in the product's own console; our last restore point stays".into(),
+            Self::Command { .. } | Self::Truncated { .. } => {
+                "run it by hand as the server's user and read what it says".into()
+            }
+            Self::Declaration { .. } => {
+                "the file has to belong to root, be writable by nobody else, and name the command (docs/sources.md)".into()
+            }
             Self::BadResult { .. } => "compare it with packaging/scripts and docs/sources.md".into(),
             Self::MarkerEarly { .. } | Self::DumpChanged(_) => {
                 "let the vendor write the marker last, or move this job to a later hour".into()

@@ -10,6 +10,10 @@
 //!   when the dump is whole.
 //! - [`postgres`]: a physical base backup of a running PostgreSQL server by its replication protocol,
 //!   unpacked on the fly into a plain data directory that `pg_verifybackup` accepts.
+//! - [`sftp`]: a folder on any SFTP server, inside Debian's own `ssh` client, by the same marker rule.
+//! - [`mariadb`]: a consistent logical dump of a running MariaDB or MySQL server by Debian's own client.
+//! - [`command`]: the output of a command that this machine's administrator declared; commands before and
+//!   after another source.
 //! - [`foreign`]: another backup product's folder once its set is whole, or only what its result file says.
 //!
 //! **What can go wrong.** An item cannot be read (in use, denied, changed under our eyes): it is tried
@@ -22,13 +26,17 @@
 //! gave did not change meanwhile; a cut connection is never a shorter backup. Nothing here writes to a
 //! department or to a repository.
 
+mod child;
+pub mod command;
 pub mod config;
 pub mod control;
 pub mod error;
 pub mod foreign;
+pub mod mariadb;
 pub mod postgres;
 pub mod report;
 mod set;
+pub mod sftp;
 pub mod smb;
 
 pub use config::Config;
@@ -41,7 +49,7 @@ use kuramori_model::tree::Sink;
 /// What a source is, without touching it: for lists, plans and logs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Description {
-    /// `smb`, `postgres`, `foreign`.
+    /// `smb`, `postgres`, `sftp`, `mariadb`, `command`, `foreign`.
     pub kind: &'static str,
     /// Host and port.
     pub server: String,
@@ -69,6 +77,10 @@ pub fn open(config: &Config) -> Result<Box<dyn Source>, Error> {
     Ok(match config {
         Config::Smb(config) => Box::new(smb::SmbSource::new(config.clone())),
         Config::Postgres(config) => Box::new(postgres::PostgresSource::new(config.clone())),
+        Config::Sftp(config) => Box::new(sftp::SftpSource::new(config.clone())),
+        Config::Mariadb(config) => Box::new(mariadb::MariadbSource::new(config.clone())),
+        Config::Command(config) => Box::new(command::CommandSource::new(config.clone())),
+        Config::Around(config) => Box::new(command::AroundSource::new(config.clone())),
         Config::Foreign(config) => Box::new(foreign::ForeignSource::new(config.clone())),
     })
 }

@@ -67,6 +67,57 @@ pub enum Origin {
     Postgres(PostgresOrigin),
     /// Another product's folder or result.
     Foreign(ForeignOrigin),
+    /// A folder on an SFTP server.
+    Sftp(SftpOrigin),
+    /// A MariaDB or MySQL server.
+    Mariadb(MariadbOrigin),
+    /// A declared command.
+    Command(CommandOrigin),
+}
+
+/// Facts about an SFTP server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SftpOrigin {
+    /// Host and port.
+    pub server: String,
+    /// Folder.
+    pub folder: String,
+    /// The host key that was registered and proven.
+    pub host_key: String,
+    /// The marker that vouched for the dump.
+    pub marker: Option<MarkerSeen>,
+}
+
+/// Facts about a MariaDB server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MariadbOrigin {
+    /// Host and port.
+    pub server: String,
+    /// `@@version`.
+    pub version: String,
+    /// Name, number and data folder.
+    pub identity: String,
+    /// Databases that are not the server's own.
+    pub databases: u64,
+    /// Tables in them.
+    pub tables: u64,
+    /// Their size as the server estimates it, in bytes.
+    pub database_bytes: u64,
+    /// Tables (and engines) between which nothing is promised; the first fifty.
+    pub without_transactions: Vec<String>,
+    /// What the client said beside the dump.
+    pub words: String,
+}
+
+/// Facts about a command.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandOrigin {
+    /// Whose data it is.
+    pub server: String,
+    /// Which entry of the declarations.
+    pub name: String,
+    /// What it said beside its output.
+    pub words: String,
 }
 
 /// Facts about another product's backup.

@@ -149,7 +149,7 @@ fn script(arguments: &[&str]) {
 fn the_post_job_scripts_result_file_vouches_for_sizes_and_its_failure_is_the_runs() {
     let samba = Samba::start();
     let (folder, result) = (samba.dump(), samba.dump().join("kuramori-result.json"));
-    for (name, size) in [("S0000000001.d2d", 100_000), ("外来 \"A\" 'B'.d2d", 5)] {
+    for (name, size) in [("S0000000001.d2d", 100_000), ("外来 A & 'B'.d2d", 5)] {
         fs_err::write(folder.join(name), vec![7; size]).unwrap();
     }
     let at = |path: &Path| path.to_str().unwrap().to_owned();

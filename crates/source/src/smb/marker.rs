@@ -292,7 +292,7 @@ pub(super) fn newest_content(
 }
 
 /// Compares what a marker names with what is there. The count, none if it names nothing that can be read.
-fn named(
+pub(crate) fn named(
     marker: &str,
     text: Option<&[u8]>,
     there: Option<&HashMap<String, Vec<u64>>>,
@@ -317,11 +317,12 @@ fn named(
     Ok((!files.is_empty()).then_some(files.len() as u64))
 }
 
-pub(super) fn timestamp(time: FileTime) -> Timestamp {
+pub(crate) fn timestamp(time: FileTime) -> Timestamp {
     Timestamp::new(time.seconds, i32::try_from(time.nanos).unwrap_or(0)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
-fn later(time: FileTime, by: Duration) -> FileTime {
+/// A time and a length after it.
+pub(crate) fn later(time: FileTime, by: Duration) -> FileTime {
     let nanos = u64::from(time.nanos) + u64::from(by.subsec_nanos());
     FileTime {
         seconds: time

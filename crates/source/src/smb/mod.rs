@@ -13,9 +13,11 @@ mod fetch;
 mod io;
 mod link;
 mod marker;
-mod names;
+pub(crate) mod names;
 mod walk;
 mod wire;
+
+pub(crate) use marker::{later, named, timestamp};
 
 use kuramori_model::tree::Sink;
 

@@ -56,7 +56,7 @@ pub(super) fn is_treacherous(name: &[u16]) -> bool {
 }
 
 /// Whether `pattern` (`*` any run, `?` one character) fits all of `name`, letter case aside.
-pub(super) fn fits(pattern: &str, name: &str) -> bool {
+pub(crate) fn fits(pattern: &str, name: &str) -> bool {
     let pattern: Vec<char> = pattern.to_lowercase().chars().collect();
     let name: Vec<char> = name.to_lowercase().chars().collect();
     let (mut p, mut n) = (0, 0);

@@ -1,8 +1,10 @@
 //! What the tests of both kinds of source share: a sink that writes to a folder and keeps books.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod mariadb;
 pub mod postgres;
 pub mod samba;
+pub mod sshd;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -102,6 +104,9 @@ impl Sink for Folder {
                 }
                 fs_err::set_permissions(&path, mode).unwrap();
                 self.put.insert(entry.path, (size, entry.meta.mtime));
+            }
+            EntryKind::Symlink { target } => {
+                std::os::unix::fs::symlink(OsStr::from_bytes(&target), &path).unwrap();
             }
             other => panic!("unexpected kind {other:?}"),
         }

@@ -1,0 +1,151 @@
+//! Dumps a real MariaDB and plays the dump into another one.
+#![allow(clippy::unwrap_used, reason = "a test's helper may panic, too")]
+
+mod common;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use common::{Folder, control, mariadb::Mariadb, once_after, secret};
+use kuramori_model::fault::Fault;
+use kuramori_source::{
+    Control, Error, Report, Source,
+    config::{MariadbConfig, MariadbExpect},
+    mariadb::{FILE, MariadbSource},
+    report::Origin,
+};
+use rustix::process::{Signal, kill_process_group};
+
+fn read(config: MariadbConfig, sink: &mut Folder, control: &Control) -> Result<Report, Error> {
+    MariadbSource::new(config).read(sink, control)
+}
+
+/// What must come back: rows of every kind, and what acts on them.
+const SCHEMA: &str = "
+CREATE DATABASE 検体検査; USE 検体検査;
+CREATE TABLE accounts (id INT PRIMARY KEY, amount BIGINT NOT NULL) ENGINE=InnoDB;
+INSERT INTO accounts SELECT seq, 1000 FROM seq_1_to_200;
+CREATE TABLE results (id INT PRIMARY KEY AUTO_INCREMENT, patient VARCHAR(40), taken DATETIME(6), image LONGBLOB,
+  value DECIMAL(20,6), note TEXT, done TIMESTAMP NULL) ENGINE=InnoDB;
+INSERT INTO results (patient, taken, image, value, note, done)
+  SELECT CONCAT('患者𠮷', seq), '2026-11-22 01:02:03.456789', UNHEX(REPEAT(SHA2(seq, 256), 40)), seq / 7,
+         CONCAT('所見\\'\"\\\\\\n;-- ', seq), FROM_UNIXTIME(1760000000 + seq) FROM seq_1_to_3000;
+CREATE TABLE audit (id INT PRIMARY KEY AUTO_INCREMENT, what TEXT) ENGINE=InnoDB;
+CREATE TRIGGER noted AFTER UPDATE ON results FOR EACH ROW INSERT INTO audit (what) VALUES (CONCAT('更新 ', NEW.id));
+CREATE VIEW high AS SELECT id, patient FROM results WHERE value > 400;
+CREATE PROCEDURE twice (IN a INT, OUT b INT) SET b = a * 2;
+CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY STARTS '2030-01-01' DO DELETE FROM audit WHERE id < 0;
+CREATE DATABASE old; CREATE TABLE old.counters (n INT) ENGINE=MyISAM; INSERT INTO old.counters VALUES (7);
+";
+
+/// One line that two servers agree on only if they hold the same.
+const SUMS: &str = "SELECT COUNT(*), SUM(CRC32(patient)), BIT_XOR(CRC32(image)), SUM(value), SUM(CRC32(note)), \
+                    MIN(taken), SUM(UNIX_TIMESTAMP(done)) FROM 検体検査.results; SELECT COUNT(*) FROM 検体検査.high; \
+                    SELECT n FROM old.counters";
+
+#[test]
+fn a_dump_under_load_is_consistent_and_another_server_gives_the_same_sums() {
+    let server = Mariadb::start(true);
+    server.sql(SCHEMA);
+    // Money goes from account to account all the time; its sum never changes.
+    let (stop, moved) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let temp = tempfile::tempdir().unwrap();
+    let mut sink = Folder::new(temp.path());
+    let report = std::thread::scope(|scope| {
+        let (server, moving, done) = (&server, Arc::clone(&moved), Arc::clone(&stop));
+        scope.spawn(move || {
+            while !done.load(Ordering::Acquire) {
+                let n = moving.fetch_add(1, Ordering::AcqRel);
+                let (a, b) = (n % 200 + 1, (n * 7 + 3) % 200 + 1);
+                let one: String = (0..20)
+                    .map(|_| {
+                        format!(
+                            "START TRANSACTION; UPDATE accounts SET amount = amount - 5 WHERE id = {a}; \
+                         UPDATE accounts SET amount = amount + 5 WHERE id = {b}; COMMIT;"
+                        )
+                    })
+                    .collect();
+                server.sql(&format!("USE 検体検査; {one}"));
+            }
+        });
+        common::until("the load", || moved.load(Ordering::Acquire) > 2);
+        let before = moved.load(Ordering::Acquire);
+        // The dump is slowed down so that the load goes on while it is taken.
+        let slow = Control { rate: Some(2 << 20), ..control() };
+        let report = read(server.config(), &mut sink, &slow);
+        assert!(moved.load(Ordering::Acquire) > before + 1, "the load went on during the dump");
+        stop.store(true, Ordering::Release);
+        report
+    })
+    .unwrap();
+    println!("{}: {:.2} s", common::speed(&report), report.seconds);
+    let Origin::Mariadb(origin) = &report.origin else { panic!() };
+    assert_eq!((origin.databases, origin.tables), (2, 4));
+    assert_eq!(origin.without_transactions, ["old.counters MyISAM"]);
+    assert!(report.consistency.ja.contains("1個") && origin.version.contains("MariaDB"), "{origin:?}");
+
+    let fresh = Mariadb::start(false);
+    fresh.load(&sink.root.join(FILE));
+    assert_eq!(fresh.sql("SELECT SUM(amount), COUNT(*) FROM 検体検査.accounts"), "200000\t200");
+    assert_eq!(fresh.sql(SUMS), server.sql(SUMS));
+    assert_eq!(fresh.sql("CALL 検体検査.twice(21, @b); SELECT @b"), "42");
+    fresh.sql("UPDATE 検体検査.results SET value = 1 WHERE id = 3");
+    assert_eq!(fresh.sql("SELECT what FROM 検体検査.audit"), "更新 3");
+    let count = "SELECT COUNT(*) FROM information_schema.events WHERE event_schema = '検体検査'";
+    assert_eq!(fresh.sql(count), "1");
+    // The accounts came along: the reader can log in there as well.
+    fresh.sql("FLUSH PRIVILEGES");
+    assert_eq!(fresh.sql("SELECT COUNT(*) FROM mysql.global_priv WHERE user = 'kuramori'"), "1");
+
+    // Two nights with the same content are the same bytes.
+    let twice = |name: &str| {
+        let mut sink = Folder::new(&temp.path().join(name));
+        read(server.config(), &mut sink, &control()).unwrap();
+        fs_err::read(sink.root.join(FILE)).unwrap()
+    };
+    assert!(twice("x") == twice("y"), "an unchanged database gives the same dump");
+}
+
+#[test]
+fn a_server_that_dies_in_the_middle_and_a_wrong_login_are_never_a_dump() {
+    let mut server = Mariadb::start(true);
+    server.sql(
+        "CREATE DATABASE big; USE big; CREATE TABLE big.t (id INT PRIMARY KEY, x LONGBLOB) ENGINE=InnoDB;\
+                INSERT INTO big.t SELECT seq, REPEAT(SHA2(seq, 512), 4000) FROM seq_1_to_60",
+    );
+    let temp = tempfile::tempdir().unwrap();
+    let fails = |config: MariadbConfig, control: &Control, code: &str| {
+        let error = read(config, &mut Folder::new(&temp.path().join("x")), control).unwrap_err();
+        assert_eq!(error.code(), code, "{error}");
+    };
+    let good = server.config();
+    let wrong = secret(server.temp.path(), "wrong", "wrong");
+    fails(MariadbConfig { password_file: wrong, ..good.clone() }, &control(), "source.wrong-password");
+    fails(MariadbConfig { port: common::free_port(), ..good.clone() }, &control(), "source.unreachable");
+    let expect = MariadbExpect { identity: Some("another/1/x".into()) };
+    fails(MariadbConfig { expect, ..good.clone() }, &control(), "source.wrong-instance");
+    fails(MariadbConfig { databases: vec!["nothing".into()], ..good.clone() }, &control(), "source.server");
+    // A login that may not read everything must not give a smaller dump.
+    server
+        .sql("CREATE USER 'weak'@'127.0.0.1' IDENTIFIED BY 'x'; GRANT SELECT ON big.* TO 'weak'@'127.0.0.1'");
+    let weak = MariadbConfig {
+        user: "weak".into(),
+        password_file: secret(server.temp.path(), "weak", "x"),
+        databases: vec!["big".into(), "mysql".into()],
+        ..good.clone()
+    };
+    fails(weak, &control(), "source.access-denied");
+    let group = server.group();
+    let dying = Control {
+        rate: Some(8 << 20),
+        progress: once_after(8 << 20, move || kill_process_group(group, Signal::KILL).unwrap()),
+        ..control()
+    };
+    fails(good.clone(), &dying, "source.connection-lost");
+    server.serve();
+    // The same way works while the server lives.
+    let report = read(good, &mut Folder::new(&temp.path().join("y")), &control()).unwrap();
+    assert!(report.bytes > 30 << 20);
+}
