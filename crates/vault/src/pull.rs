@@ -38,12 +38,12 @@ use kuramori_model::{
 };
 use kuramori_repo::store::{FileId, FileKind};
 
+pub(crate) use self::reconcile::doubt;
+use self::{order::Board, reconcile::reconcile};
 pub use self::{
     outcome::{Brought, Pulled},
     stop::Stop,
 };
-use self::{order::Board, reconcile::reconcile};
-pub(crate) use self::reconcile::doubt;
 use crate::{
     config::{Config, Limits},
     error::{Error, Result},
@@ -132,7 +132,9 @@ impl<'a> Pull<'a> {
             have.insert(row.name, known);
         }
         let mut begun = HashMap::new();
-        for path in have.keys().map(|name| folder.partials(name)).collect::<Result<Vec<_>>>()?.into_iter().flatten() {
+        for path in
+            have.keys().map(|name| folder.partials(name)).collect::<Result<Vec<_>>>()?.into_iter().flatten()
+        {
             let (context, size) = crate::folder::hash(&path)?;
             begun.insert(path, Begun { context, size });
         }
@@ -208,7 +210,6 @@ impl<'a> Pull<'a> {
         self.backlog_findings(&now, &mut pulled.findings)?;
         Ok(pulled)
     }
-
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -56,10 +56,11 @@ pub fn run(lab: &Lab, product: &Product, story: &Story) -> Result<Summary> {
     night::next(&site, &mut summary, story)?;
     night::pacs(&site, &mut summary, story)?;
     let truth = crate::Manifest::make(lab, "night")?;
+    let left_out = alarm::leave_out(&site, story)?;
     vault.killed_window(&mut summary, story)?;
     vault.window(&mut summary, story)?;
+    alarm::told(&site, &left_out, &mut summary, story)?;
 
-    alarm::missed(&site, &mut summary, story)?;
     let register = again::register(&site)?;
     siege::quiet(lab, &vault, &mut summary, story)?;
     back::attack(lab, &mut summary, story)?;

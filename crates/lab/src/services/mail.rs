@@ -36,6 +36,16 @@ pub struct Received {
     pub body: String,
 }
 
+impl Received {
+    /// When it arrived, in seconds of the wall clock: a Maildir's file name begins with seconds and
+    /// microseconds (`1732000000.M250000P…`).
+    pub fn arrived(&self) -> Option<f64> {
+        let (seconds, rest) = self.file.split_once(".M")?;
+        let micros: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        Some(seconds.parse::<f64>().ok()? + micros.parse::<f64>().ok()? / 1e6)
+    }
+}
+
 /// Reads all mails of a Maildir, oldest first.
 const READ: &str = r"
 import email, email.policy, json, os, sys

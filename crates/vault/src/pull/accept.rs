@@ -9,7 +9,11 @@ use crate::{config::is_repository, error::Result, register::Time};
 
 impl Pull<'_> {
     /// Which of the names that the primary gave are pulled, in restore order, each with whether it is new.
-    pub(super) fn accept(&mut self, names: Vec<String>, findings: &mut Vec<Finding>) -> Result<Vec<(String, bool)>> {
+    pub(super) fn accept(
+        &mut self,
+        names: Vec<String>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Vec<(String, bool)>> {
         let mut accepted = Vec::new();
         // Over all windows, not for each: else a primary could fill the disk with eight more each night.
         let mut unconfirmed =

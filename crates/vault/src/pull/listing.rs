@@ -57,7 +57,8 @@ impl Pull<'_> {
 
         let quota = self.config.quota.get(name).map_or(self.limits.quota.0, |quota| quota.0);
         // Index files and snapshots take room like packs do, and so does what was put aside as forged.
-        let documents = indexes.iter().chain(&snapshots).fold(have.held, |sum, (_, size)| sum.saturating_add(*size));
+        let documents =
+            indexes.iter().chain(&snapshots).fold(have.held, |sum, (_, size)| sum.saturating_add(*size));
         let wanted = packs.iter().fold(documents, |sum, (_, size)| sum.saturating_add(*size));
         let offered = packs.iter().map(|(id, _)| (FileKind::Pack, *id));
         let offered = offered.chain(indexes.iter().map(|(id, _)| (FileKind::Index, *id)));

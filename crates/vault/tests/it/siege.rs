@@ -218,7 +218,11 @@ fn unconfirmed_repositories_are_limited_over_all_nights_and_stay_named() {
     assert!(alarms(&vault).contains(&"vault.too-many-new".to_owned()));
     assert!(vault.register().confirm("new-0").unwrap());
     pull(&vault);
-    assert_eq!(vault.register().repositories().unwrap().len(), most + 1, "one was confirmed, one more may come");
+    assert_eq!(
+        vault.register().repositories().unwrap().len(),
+        most + 1,
+        "one was confirmed, one more may come"
+    );
 }
 
 /// A small file system that really runs full.
