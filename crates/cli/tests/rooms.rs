@@ -21,6 +21,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("judge", &["model"]),
     ("notify", &["model"]),
     ("gate", &["model", "audit"]),
+    ("inspect", &["model", "repo"]),
+    ("lock", &["model"]),
+    ("lockd", &["model", "lock"]),
     ("observe", &["model"]),
     ("gated", &["model", "audit", "gate"]),
     ("observed", &["model", "observe"]),
@@ -151,7 +154,7 @@ fn the_privileged_roles_link_nothing_that_listens_to_the_world() {
     let metadata = metadata();
     let server = linked(&metadata, "kuramori-server");
     assert!(server.contains("axum"), "the walk must find what is there: the server links axum");
-    for role in ["kuramori-gated", "kuramori-observed"] {
+    for role in ["kuramori-gated", "kuramori-observed", "kuramori-lockd"] {
         let linked = linked(&metadata, role);
         assert!(linked.contains("kuramori-model"), "{role} is not in the workspace");
         let wrong: Vec<_> = NEVER_PRIVILEGED.iter().filter(|name| linked.contains(**name)).collect();

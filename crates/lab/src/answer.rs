@@ -43,6 +43,17 @@ impl Answer {
         }
     }
 
+    pub(crate) fn measured(figures: &kuramori_lab::inspection::Evidence) -> anyhow::Result<Self> {
+        let days = figures.clean_days();
+        let mut lines = vec![format!("{} false alarms in {} clean source-days", days.hits, days.of)];
+        for (kind, attacks) in &figures.files {
+            let cells: Vec<String> =
+                attacks.iter().map(|(attack, rate)| format!("{attack} {}/{}", rate.hits, rate.of)).collect();
+            lines.push(format!("{kind}: {}", cells.join(", ")));
+        }
+        Ok(Self::new(value(figures)?, lines))
+    }
+
     pub(crate) fn needs(lacks: &[Lack]) -> anyhow::Result<Self> {
         let mut lines: Vec<String> =
             lacks.iter().map(|lack| format!("{}: {}", lack.what, lack.remedy)).collect();

@@ -129,6 +129,21 @@ enum Verb {
     },
     /// Show the mails that were received
     Mails,
+    /// Measure how much of each attack inspection notices, and how often it cries wolf
+    InspectBench {
+        /// More than 1,000 clean source-days (also KURAMORI_LONG=1)
+        #[arg(long)]
+        long: bool,
+        /// First seed; below 100 only for fixing limits, never for a report
+        #[arg(long, default_value_t = 100)]
+        seed: u64,
+        /// Where the figures go
+        #[arg(long, default_value = "target/evidence/inspect.json")]
+        evidence: PathBuf,
+        /// Also write `inspection.md` and `inspection.ja.md` into this folder
+        #[arg(long)]
+        docs: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -278,7 +293,36 @@ fn act(arguments: Arguments) -> anyhow::Result<ExitCode> {
             let good = compared.identical && compared.running;
             Answer::compared(&compared)?.with(if good { done } else { ExitCode::from(Exit::Damaged as u8) })
         }
+        Verb::InspectBench { long, seed, evidence, docs } => {
+            return inspect_bench(long, seed, &evidence, docs.as_deref(), json);
+        }
         Verb::Mails => Answer::mails(&open()?.mail().received()?)?,
     };
     answer.say(json)
+}
+
+/// Measures, writes the evidence, and the papers if they are wanted.
+#[expect(clippy::print_stderr, reason = "progress of a long measurement")]
+fn inspect_bench(
+    long: bool,
+    seed: u64,
+    evidence: &std::path::Path,
+    docs: Option<&std::path::Path>,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
+    use kuramori_lab::inspection;
+    let long = long || std::env::var_os("KURAMORI_LONG").is_some();
+    let amount = if long { inspection::Amount::LONG } else { inspection::Amount::SHORT };
+    let folder = tempfile::tempdir()?;
+    let amount = inspection::Amount { first_seed: seed, ..amount };
+    let figures = inspection::measure(folder.path(), amount, &mut |what| eprintln!("{what}"))?;
+    if let Some(parent) = evidence.parent() {
+        fs_err::create_dir_all(parent)?;
+    }
+    fs_err::write(evidence, serde_json::to_vec_pretty(&figures)?)?;
+    if let Some(docs) = docs {
+        fs_err::write(docs.join("inspection.md"), inspection::english(&figures))?;
+        fs_err::write(docs.join("inspection.ja.md"), inspection::japanese(&figures))?;
+    }
+    Answer::measured(&figures)?.say(json)
 }

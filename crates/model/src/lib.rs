@@ -15,6 +15,7 @@ pub mod finding;
 pub mod foreign;
 pub mod gate;
 pub mod ids;
+pub mod lock;
 pub mod sizing;
 pub mod tree;
 pub mod units;

@@ -55,7 +55,7 @@ fn file(path: &Path, random: &dyn Random) -> Result<u64> {
 }
 
 /// AES-256-CTR with a fresh counter block.
-pub(super) fn scramble(key: &[u8; 32], random: &dyn Random, bytes: &mut [u8]) -> Result<()> {
+pub(crate) fn scramble(key: &[u8; 32], random: &dyn Random, bytes: &mut [u8]) -> Result<()> {
     let refused = |_| LabError::Answer { server: "the cipher", answer: "refused".to_owned() };
     let mut counter = [0; 16];
     random.fill(&mut counter);

@@ -17,6 +17,7 @@ use std::{
 use kuramori_model::clock::{Clock, Random, SystemClock};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use encrypt::scramble;
 pub use forge::Forged;
 pub use insider::Sealed;
 

@@ -1,9 +1,11 @@
 //! Invented data with a seed: the same seed gives the same bytes, and every person in it is marked TEST.
 
+pub mod clean;
 pub mod dicom;
 pub mod dump;
 pub mod names;
 pub mod pixels;
+pub mod pool;
 
 /// A number that `seed`, `what` and `which` decide, without any order of asking (SplitMix64's finish).
 pub(crate) fn decide(seed: u64, what: u64, which: u64) -> u64 {
