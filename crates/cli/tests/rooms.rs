@@ -28,7 +28,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("gated", &["model", "audit", "gate"]),
     ("observed", &["model", "observe"]),
     ("catalog", &["model", "judge", "repo", "audit"]),
-    ("vault", &["model", "repo", "audit", "escrow", "judge"]),
+    ("vault", &["model", "repo", "audit", "escrow", "judge", "inspect"]),
     (
         "server",
         &[

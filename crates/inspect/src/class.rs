@@ -180,6 +180,10 @@ fn is_text(head: &[u8], length: u64) -> bool {
     if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
         return is_utf16(head);
     }
+    // A few bytes read as text by chance; only plain letters do not.
+    if length < 64 {
+        return head.iter().all(|byte| matches!(byte, 0x20..=0x7e | b'\t' | b'\r' | b'\n'));
+    }
     let controls = head.iter().filter(|byte| is_control(**byte)).count();
     if controls > 0 {
         return false;

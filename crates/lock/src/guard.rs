@@ -1,8 +1,9 @@
 //! The flags on files and folders.
 //!
 //! A file becomes immutable: nobody without the capability can remove, rename, link, write or change it, also
-//! not root. Every folder above it, up to the root, takes new names only: an immutable file alone does not
-//! keep the folder that holds it from being moved away.
+//! not root. The folders above, up to the root, take new names only: an immutable file alone does not keep
+//! the folder that holds it from being moved away. The last folder stays as it is, so that what is not locked
+//! yet (a pack that turns out to be forged) can still be put aside; it can be neither moved nor emptied.
 
 use std::{
     os::fd::OwnedFd,
@@ -127,8 +128,8 @@ impl Guard {
                 Err(error) => return Err(Error::Io("make a folder", error.into())),
             }
         }
-        for folder in folders.iter().rev() {
-            let open = self.open(folder, OFlags::DIRECTORY | OFlags::RDONLY)?;
+        for folder in [format!("{repository}/data"), repository.to_owned()] {
+            let open = self.open(&folder, OFlags::DIRECTORY | OFlags::RDONLY)?;
             set(&open, IFlags::APPEND, true, &self.root)?;
         }
         set(&root, IFlags::APPEND, true, &self.root)
@@ -173,12 +174,16 @@ impl Guard {
         };
         let (parent, last) = path.rsplit_once('/').unwrap_or((repository, &path));
         let folder = self.open(parent, OFlags::DIRECTORY | OFlags::RDONLY)?;
-        set(&folder, IFlags::APPEND, false, &self.root)?;
+        // `config` lies in a folder that takes new names only; it is never removed, but be exact.
+        let sealed = rustix::fs::ioctl_getflags(&folder).is_ok_and(|flags| flags.contains(IFlags::APPEND));
+        if sealed {
+            set(&folder, IFlags::APPEND, false, &self.root)?;
+        }
         let done = set(&file, IFlags::IMMUTABLE, false, &self.root).and_then(|()| {
             rustix::fs::unlinkat(&folder, last, AtFlags::empty())
                 .map_err(|error| Error::Io("remove an expired file", error.into()))
         });
-        let guarded = set(&folder, IFlags::APPEND, true, &self.root);
+        let guarded = if sealed { set(&folder, IFlags::APPEND, true, &self.root) } else { Ok(()) };
         let _ = rustix::fs::fsync(&folder);
         done.and(guarded)
     }

@@ -128,12 +128,14 @@ impl Ledger {
     /// # Errors
     /// [`Error::Io`]; then nothing counts.
     pub fn add(&mut self, entries: &[Entry]) -> Result<()> {
+        use std::fmt::Write as _;
         let (mut last, mut text) = (self.last, String::new());
         for entry in entries {
             let json = serde_json::to_string(entry)
                 .map_err(|error| Error::Io("write the ledger", std::io::Error::other(error)))?;
             last = sum(last, json.as_bytes());
-            text.push_str(&format!("{last:016x} {json}\n"));
+            // Writing into a string cannot fail.
+            let _ = writeln!(text, "{last:016x} {json}");
         }
         self.file.write_all(text.as_bytes()).map_err(Error::io("write the ledger"))?;
         self.file.file().sync_data().map_err(Error::io("write the ledger"))?;

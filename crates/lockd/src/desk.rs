@@ -76,7 +76,8 @@ impl Desk {
             match self.guard.lock(repository, file) {
                 Ok(()) => {}
                 Err(error) => {
-                    tracing::error!(repository, kind = file.kind.as_str(), id = %file.id, "{}", chain(&error))
+                    let (kind, id) = (file.kind.as_str(), file.id);
+                    tracing::error!(repository, kind, %id, "{}", chain(&error));
                 }
             }
         }
@@ -134,7 +135,7 @@ impl Desk {
                 Ok(Reply::Done { files: 1 })
             }
             Request::Reap { repository, files, dry } => self.reap(&repository, &files, dry),
-            Request::Shrink { order } => self.shrink(order),
+            Request::Shrink { order } => self.shrink(&order),
             Request::ConfirmClock { signatures } => {
                 let message = format!("kuramori-lock-clock-v1\nnonce={}\n", self.nonce);
                 self.signed(message.as_bytes(), &signatures)?;
@@ -197,14 +198,14 @@ impl Desk {
         Ok(Reply::Reaped { removed, stays })
     }
 
-    fn shrink(&mut self, order: SignedShrink) -> Result<Reply> {
+    fn shrink(&mut self, order: &SignedShrink) -> Result<Reply> {
         let nonce = order.shrink.nonce.to_string();
         if self.keeper.is_used(&nonce) {
             return Err(Error::Order("it was taken before".into()));
         }
         self.signed(&order.shrink.canonical(), &order.signatures)?;
         let from_s = self.keeper.time.seconds() + self.keeper.rules.delay_s;
-        let shrink = order.shrink;
+        let shrink = order.shrink.clone();
         self.note(Entry::Shrink { repository: shrink.repository, days: shrink.days, from_s, nonce })?;
         Ok(Reply::Done { files: 0 })
     }

@@ -159,7 +159,7 @@ fn tricks(file: &Path) -> Vec<(&'static str, String)> {
         ("replace", format!("echo x > {folder}/new && mv -f {folder}/new {path}")),
         ("move its folder away", format!("mv {folder} {folder}.gone")),
         ("move the folder above away", format!("mv {above} {above}.gone")),
-        ("open its folder", format!("chattr -a {folder}")),
+        ("open the folder above", format!("chattr -a {above}")),
     ]
 }
 
@@ -174,7 +174,7 @@ fn root_without_the_capability_cannot_touch_a_locked_file_nor_move_its_folder() 
         fs_err::write(&file, "free").unwrap();
         let script = tricks(&file).swap_remove(number).1;
         assert!(
-            as_root(&script) || what.contains("open its") || what == "attribute",
+            as_root(&script) || what.contains("open the") || what == "attribute",
             "{what} must work on a free file"
         );
     }

@@ -36,6 +36,11 @@ pub struct Config {
     /// Work with the gate closed.
     #[serde(default)]
     pub proof: Proof,
+    /// Inspection of new restore points.
+    #[serde(default)]
+    pub inspect: Inspect,
+    /// The lock; without one nothing is immutable, and every record says so.
+    pub lock: Option<Lock>,
     /// What is kept.
     #[serde(default = "vault_retention")]
     pub retention: Retention,
@@ -240,6 +245,31 @@ impl Default for Proof {
             seconds: 4 * 3600,
         }
     }
+}
+
+/// Inspection of new restore points.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Inspect {
+    /// No inspection at all: every point stays without a verdict.
+    pub disabled: bool,
+    /// What the hospital says about single repositories.
+    pub policy: BTreeMap<String, kuramori_inspect::Policy>,
+}
+
+/// `kuramori-lockd` on this host.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// Its socket.
+    pub socket: PathBuf,
+    /// Days for which what a new point needs is locked; the lock's own least days hold in any case.
+    #[serde(default = "lock_days")]
+    pub days: u32,
+}
+
+const fn lock_days() -> u32 {
+    90
 }
 
 /// The signed report's way to the primary: a repository of role `append` in which each report is a file

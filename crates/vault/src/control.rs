@@ -47,6 +47,9 @@ pub enum Order {
         /// Which; all that have a complete restore point if empty.
         #[serde(default)]
         repositories: Vec<String>,
+        /// Why points that are suspect or damaged go too; without it they stay.
+        #[serde(default)]
+        reason: Option<String>,
     },
     /// Write a signed report.
     Report {},

@@ -49,6 +49,12 @@ pub enum Error {
         #[source]
         source: kuramori_repo::Error,
     },
+    /// A restore point could not be inspected.
+    #[error("a restore point of `{0}` could not be inspected")]
+    Inspection(String, #[source] kuramori_inspect::Error),
+    /// The lock did not do it.
+    #[error("the lock did not do it: {0}")]
+    Lock(String),
     /// There is no password for a repository, so nothing in it can be proven.
     #[error("the vault holds no key for `{0}`")]
     NoKey(String),
@@ -131,6 +137,8 @@ impl Fault for Error {
             Self::Migration(_) => "vault.migration",
             Self::Log(_) => "vault.log",
             Self::Repository { .. } => "vault.repository",
+            Self::Inspection(..) => "vault.inspection-failed",
+            Self::Lock(_) => "vault.lock-failed",
             Self::NoKey(_) => "vault.no-key",
             Self::UnknownRepository(_) => "vault.unknown-repository",
             Self::Gate { .. } => "vault.gate",
@@ -158,6 +166,8 @@ impl Fault for Error {
             | Self::Register(_) => Kind::Retry,
             Self::Preflight(_) | Self::GateRefused { .. } => Kind::Refused,
             Self::Repository { source, .. } => source.kind(),
+            Self::Inspection(_, source) => source.kind(),
+            Self::Lock(_) => Kind::Refused,
             Self::Log(source) => source.kind(),
             Self::Misbehaved(_) | Self::WrongBytes(_) => Kind::Damaged,
             _ => Kind::Fix,
@@ -177,6 +187,8 @@ impl Fault for Error {
                     .to_owned()
             }
             Self::Repository { source, .. } => return source.hint(),
+            Self::Inspection(_, source) => return source.hint(),
+            Self::Lock(_) => "see `kuramori-lockd --check` and its log".to_owned(),
             Self::Log(source) => return source.hint(),
             Self::Gate { .. } => "see that `kuramori-gated` runs and this user may use its socket".to_owned(),
             _ => return None,

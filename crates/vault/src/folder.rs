@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Folder {
     root: PathBuf,
+    locks: Option<crate::locks::Locks>,
 }
 
 impl Folder {
@@ -39,7 +40,18 @@ impl Folder {
         for part in ["", ".pulled", ".partial", ".quarantine"] {
             fs_err::create_dir_all(root.join(part)).map_err(Error::io("make the vault's folder"))?;
         }
-        Ok(Self { root: root.to_owned() })
+        Ok(Self { root: root.to_owned(), locks: None })
+    }
+
+    /// The same with a lock that alone removes what it keeps.
+    #[must_use]
+    pub fn with_locks(self, locks: Option<crate::locks::Locks>) -> Self {
+        Self { locks, ..self }
+    }
+
+    /// The lock, if there is one.
+    pub fn locks(&self) -> Option<&crate::locks::Locks> {
+        self.locks.as_ref()
     }
 
     /// The root.
@@ -142,6 +154,9 @@ impl Folder {
     /// # Errors
     /// [`Error::Io`].
     pub fn remove(&self, repository: &str, kind: FileKind, id: FileId) -> Result<()> {
+        if let Some(locks) = &self.locks {
+            locks.remove(repository, kind, id)?;
+        }
         for folder in [self.repository(repository), self.pulled(repository)] {
             LocalStore::new(folder).remove(kind, id).map_err(Error::repository(repository))?;
         }

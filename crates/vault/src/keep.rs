@@ -94,6 +94,10 @@ impl Keep<'_> {
         if dry {
             return Ok(kept);
         }
+        if self.register.is_suspect(name)? {
+            // Nothing goes before a person has looked: what is removed now could be the last good version.
+            return Ok(Kept { points: complete.len(), removed: Vec::new(), ..kept });
+        }
         for point in complete.iter().filter(|point| remove.contains(&point.sequence)) {
             self.folder.remove(name, FileKind::Snapshot, point.snapshot)?;
             self.register.set_files(name, FileKind::Snapshot, &[point.snapshot], FileState::Dropped, None)?;

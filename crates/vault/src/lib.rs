@@ -7,7 +7,7 @@
 //!
 //! A window: [`window`] plans and checks, [`gate`] opens with a token that only the vault can sign,
 //! [`pull`] lists, freezes and fetches, the gate closes and is seen closed; then, with no path to anywhere,
-//! [`proof`] opens what came, [`keep`] applies the retention, [`report`] says what happened.
+//! [`proof`] opens what came, [`inspect`] judges it, [`locks`] makes it immutable, [`keep`] applies the retention, [`report`] says what happened.
 //!
 //! What can go wrong, and what then: the primary is owned (it can withhold and it can send rubbish, it cannot
 //! change or remove anything here); the window ends in the middle of a byte (the next one goes on there);
@@ -21,10 +21,13 @@
 pub mod config;
 pub mod control;
 pub mod error;
+mod examine;
 pub mod folder;
 pub mod gate;
+pub mod inspect;
 pub mod keep;
 pub mod keys;
+pub mod locks;
 pub mod proof;
 pub mod pull;
 pub mod puller;

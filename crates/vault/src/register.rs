@@ -12,6 +12,7 @@ mod alarms;
 mod files;
 mod points;
 mod time;
+mod verdicts;
 mod windows;
 
 use std::{

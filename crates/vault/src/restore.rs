@@ -9,7 +9,8 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use kuramori_model::gate::Purpose;
+use kuramori_judge::retention::Verdict;
+use kuramori_model::{gate::Purpose, ids::Sequence};
 use kuramori_repo::{
     Cancel,
     store::{FileId, FileKind, LocalStore, Store},
@@ -36,6 +37,10 @@ pub struct Sent {
     pub files: u64,
     /// Bytes.
     pub bytes: u64,
+    /// Points that stay because they are suspect or damaged and no reason was stated.
+    pub left_out: Vec<Sequence>,
+    /// The stated reason, if such points went too.
+    pub reason: Option<String>,
 }
 
 struct Item {
@@ -60,15 +65,28 @@ impl Vault {
         let peer = self.config.receivers.get(receiver);
         let peer = peer
             .ok_or_else(|| Error::Invalid(format!("no receiver `{receiver}` is configured at the vault")))?;
-        let mut plans = Vec::new();
+        let (mut plans, mut left_out) = (Vec::new(), Vec::new());
+        let reason = options.reason.clone().filter(|reason| !reason.trim().is_empty());
+        if let Some(reason) = &reason {
+            self.note(
+                "restore.reason",
+                &serde_json::json!({ "receiver": receiver, "repositories": repositories, "reason": reason }),
+            )?;
+        }
         for name in repositories {
-            plans.push((name.clone(), self.plan(name)?));
+            if let Some(plan) = self.plan(name, reason.as_deref(), &mut left_out)? {
+                plans.push((name.clone(), plan));
+            }
+        }
+        if plans.is_empty() && !left_out.is_empty() {
+            let text = "every restore point is suspect or damaged; state a reason to send them".to_owned();
+            return Err(Error::Preflight(text));
         }
         let seconds = self.preflight(options)?;
         let number = self.register.next_window(self.gate_last()?)?;
         let target = meet(peer, &self.config.limits)?;
         let stop = Stop::default();
-        let mut sent = Sent { receiver: receiver.to_owned(), ..Sent::default() };
+        let mut sent = Sent { receiver: receiver.to_owned(), left_out, reason, ..Sent::default() };
         let mut finished =
             self.window(number, Purpose::Restore, peer, seconds, options, &stop, cancel, &mut || {
                 let start = || {
@@ -98,8 +116,13 @@ impl Vault {
         Ok(finished)
     }
 
-    /// What goes, stage by stage.
-    fn plan(&self, name: &str) -> Result<[Vec<Item>; 4]> {
+    /// What goes, stage by stage; none if every point stays.
+    fn plan(
+        &self,
+        name: &str,
+        reason: Option<&str>,
+        left_out: &mut Vec<Sequence>,
+    ) -> Result<Option<[Vec<Item>; 4]>> {
         let (config, keys) = self.register.pins(name)?;
         if config.is_none() || !self.folder.repository(name).join("config").is_file() {
             return Err(Error::UnknownRepository(name.to_owned()));
@@ -123,15 +146,23 @@ impl Vault {
                 Ok(())
             })
             .map_err(Error::repository(name))?;
-        let mut snapshots = Vec::new();
+        let (mut snapshots, before) = (Vec::new(), left_out.len());
         for point in self.register.points(Some(name))?.into_iter().filter(|p| p.state == PointState::Complete)
         {
+            let bad = matches!(point.verdict, Verdict::Suspect | Verdict::Corrupt);
+            if bad && reason.is_none() {
+                left_out.push(point.sequence);
+                continue;
+            }
             snapshots.push(item(FileKind::Snapshot, point.snapshot)?);
+        }
+        if snapshots.is_empty() && left_out.len() > before {
+            return Ok(None);
         }
         if snapshots.is_empty() {
             return Err(Error::Invalid(format!("`{name}` has no complete restore point at the vault")));
         }
-        Ok([first, packs, indexes, snapshots])
+        Ok(Some([first, packs, indexes, snapshots]))
     }
 
     /// Sends one stage with several processes and returns its bytes.

@@ -116,7 +116,8 @@ impl Vault {
         match order {
             Order::Status {} => Ok(json(&self.report()?)),
             Order::Pull { max_seconds, approved_by } => {
-                let (finished, work) = self.pull(&Options { max_seconds, approved_by }, cancel)?;
+                let (finished, work) =
+                    self.pull(&Options { max_seconds, approved_by, reason: None }, cancel)?;
                 Ok(serde_json::json!({ "window": finished, "work": work }))
             }
             Order::Verify {} => Ok(json(&self.work(cancel)?)),
@@ -124,7 +125,7 @@ impl Vault {
                 let (pulled, work) = self.seed(&from, cancel)?;
                 Ok(serde_json::json!({ "pulled": pulled, "work": work }))
             }
-            Order::Restore { receiver, mut repositories } => {
+            Order::Restore { receiver, mut repositories, reason } => {
                 if repositories.is_empty() {
                     let points = self.register.points(None)?;
                     let complete = points.into_iter().filter(|point| point.state == PointState::Complete);
@@ -137,7 +138,12 @@ impl Vault {
                     };
                     repositories.sort_by_key(rank);
                 }
-                Ok(json(&self.restore(&receiver, &repositories, &Options::default(), cancel)?))
+                Ok(json(&self.restore(
+                    &receiver,
+                    &repositories,
+                    &Options { reason, ..Options::default() },
+                    cancel,
+                )?))
             }
             Order::Report {} => {
                 let bytes = self.write_report()?;
@@ -146,6 +152,9 @@ impl Vault {
             Order::Clear { key } => {
                 let now = self.register.tick(&*self.clock)?;
                 let cleared = self.register.clear(&key, &now)?;
+                if let Some(locks) = self.folder.locks().filter(|_| cleared) {
+                    self.tell_cleared(locks)?;
+                }
                 self.note(
                     "alarm.cleared-by-hand",
                     &serde_json::json!({ "key": key, "was_raised": cleared }),

@@ -21,8 +21,10 @@ use crate::{
     error::{Error, Result},
     folder::Folder,
     gate::Gate,
+    inspect::Judged,
     keep::{Keep, Kept},
     keys::signing,
+    locks::Locks,
     proof::{Proof, Proven},
     pull::{Pull, Pulled, Stop, lock},
     puller::Source,
@@ -70,6 +72,8 @@ pub struct Vault {
 pub struct Work {
     /// Proof, repository by repository.
     pub proven: Vec<Proven>,
+    /// Inspection, repository by repository.
+    pub judged: Vec<Judged>,
     /// Retention, repository by repository.
     pub kept: Vec<Kept>,
     /// Repositories of which nothing could be proven, and why.
@@ -83,7 +87,8 @@ impl Vault {
     /// [`Error::Busy`] if another process has it; [`Error::Log`] if the log was changed: then nothing is done.
     pub fn open(config: Config, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Result<Self> {
         let register = Register::open(&config.vault.state)?;
-        let folder = Folder::open(&config.vault.root)?;
+        let locks = config.lock.as_ref().map(|lock| Locks::new(&lock.socket));
+        let folder = Folder::open(&config.vault.root)?.with_locks(locks);
         let (key, signer) = signing(&config, &*random)?;
         let (_, for_log) = signing(&config, &*random)?;
         crate::keys::public(&config, &*random)?;
@@ -175,9 +180,11 @@ impl Vault {
             if cancel.is_cancelled() {
                 break;
             }
-            let done = proof
-                .repository(&row.name)
-                .and_then(|proven| Ok((proven, keep.repository(&row.name, false)?)));
+            let done = proof.repository(&row.name).and_then(|proven| {
+                // What cannot be inspected or locked is an alarm, and keeps nothing from being kept.
+                self.examine(&row.name, cancel, &mut work, &mut findings)?;
+                Ok((proven, keep.repository(&row.name, false)?))
+            });
             match done {
                 Ok((mut proven, kept)) => {
                     findings.append(&mut proven.findings);
@@ -199,8 +206,11 @@ impl Vault {
                 Err(error @ (Error::Register(_) | Error::Log(_))) => return Err(error),
                 Err(error) => {
                     let text = kuramori_model::fault::chain(&error);
-                    let code =
-                        if matches!(error, Error::NoKey(_)) { "vault.no-key" } else { "vault.proof-failed" };
+                    let code = match error {
+                        Error::NoKey(_) => "vault.no-key",
+                        Error::Lock(_) => "vault.lock-failed",
+                        _ => "vault.proof-failed",
+                    };
                     let finding = crate::pull::about(
                         code,
                         kuramori_model::finding::Severity::Alarm,
@@ -223,6 +233,9 @@ impl Vault {
             &[
                 "vault.no-key",
                 "vault.proof-failed",
+                "vault.inspection-failed",
+                "vault.not-inspected",
+                "vault.lock-failed",
                 "vault.proof-unfinished",
                 "vault.too-large-blob",
                 "vault.point-incomplete",

@@ -53,6 +53,8 @@ pub struct Options {
     pub max_seconds: Option<u32>,
     /// An approved seeding window: who said so. The gate's own budget still holds.
     pub approved_by: Option<String>,
+    /// Why a restore window also sends points that are suspect or damaged; without it they stay.
+    pub reason: Option<String>,
 }
 
 /// One finished window.

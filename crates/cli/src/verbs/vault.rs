@@ -58,6 +58,9 @@ enum Verb {
         /// Which repository; may be repeated (default: all that have a complete restore point)
         #[arg(long, value_name = "NAME")]
         repository: Vec<String>,
+        /// Why restore points that are suspect or damaged are sent too; without it they stay
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Write a signed report and print it
     Report,
@@ -139,7 +142,9 @@ pub(crate) fn run(args: Args, ui: &Ui) -> Outcome {
         Some(Verb::Pull { max_seconds, approved_by }) => Order::Pull { max_seconds, approved_by },
         Some(Verb::Verify) => Order::Verify {},
         Some(Verb::Seed { from }) => Order::Seed { from },
-        Some(Verb::Restore { receiver, repository }) => Order::Restore { receiver, repositories: repository },
+        Some(Verb::Restore { receiver, repository, reason }) => {
+            Order::Restore { receiver, repositories: repository, reason }
+        }
         Some(Verb::Report) => Order::Report {},
         Some(Verb::Clear { alarm }) => Order::Clear { key: alarm },
         Some(Verb::Confirm { repository }) => Order::Confirm { repository },

@@ -7,7 +7,7 @@ use kuramori_model::clock::SeededRandom;
 use super::rig::{File, Files};
 use crate::{
     generate::{clean::Kind, decide, pool::Pool},
-    mutate::Attack,
+    mutate::{Attack, BLOCK},
 };
 
 /// Seconds of the first day.
@@ -271,8 +271,10 @@ impl<'a> Source<'a> {
     /// Attacks files; gives how many. `share` is in thousandths of all files, at least one.
     pub fn attack(&mut self, attack: Attack, share: u64, seed: u64) -> crate::Result<u64> {
         let random = SeededRandom::new(decide(seed, 97, self.day));
-        let mut paths: Vec<String> =
-            self.files.keys().filter(|path| !path.ends_with(".locked")).cloned().collect();
+        // What spares the first block leaves files of one block alone.
+        let least = if attack == Attack::HeaderSpared { BLOCK } else { 0 };
+        let fits = |(path, file): &(&String, &File)| !path.ends_with(".locked") && file.bytes.len() > least;
+        let mut paths: Vec<String> = self.files.iter().filter(fits).map(|(path, _)| path.clone()).collect();
         // In an order of its own, as worms take them.
         paths.sort_by_key(|path| path.bytes().fold(seed, |sum, byte| decide(sum, 98, u64::from(byte))));
         let count = (paths.len() as u64 * share).div_ceil(1000).max(1);

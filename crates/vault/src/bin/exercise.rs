@@ -33,7 +33,7 @@ fn act(words: &[&str]) -> Result<serde_json::Value> {
         ["verify", _] => Order::Verify {},
         ["seed", _, from] => Order::Seed { from: (*from).into() },
         ["restore", _, receiver] => {
-            Order::Restore { receiver: (*receiver).to_owned(), repositories: Vec::new() }
+            Order::Restore { receiver: (*receiver).to_owned(), repositories: Vec::new(), reason: None }
         }
         ["run", config] => {
             open(config)?.run(&Cancel::default())?;

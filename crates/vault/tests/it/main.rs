@@ -5,6 +5,7 @@
 mod attack;
 mod cut;
 mod gate;
+mod inspect;
 mod keep;
 mod kill;
 mod liar;
