@@ -38,8 +38,7 @@ fn a_poisoned_point_is_suspect_stops_removal_and_goes_nowhere_without_a_reason()
     fs_err::write(world.path("receiver.pem"), &receiver.ca).unwrap();
     world.serve();
     let more = format!(
-        "[retention]\ndaily = 1\nweekly = 0\nmonthly = 0\nmin_days = 0\n\
-         [receivers.cln]\naddress = \"{}\"\nserver_name = \"localhost\"\nca_file = \"{}\"\n\
+        "[receivers.cln]\naddress = \"{}\"\nserver_name = \"localhost\"\nca_file = \"{}\"\n\
          login = \"clean-room\"\npassword_file = \"{}\"\n",
         receiver.address,
         world.path("receiver.pem").display(),
