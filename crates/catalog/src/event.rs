@@ -71,21 +71,40 @@ impl Catalog {
         .await
     }
 
+    /// The newest rows of one kind, newest first, of all systems or of one.
+    pub async fn events_of(&self, kind: &str, system: Option<&SystemId>, limit: u32) -> Result<Vec<Event>> {
+        type Raw = (i64, i64, String, String, Option<String>, String);
+        let rows: Vec<Raw> = sqlx::query_as(
+            "SELECT id, at, actor, kind, system, data FROM events
+             WHERE kind = $1 AND ($2 IS NULL OR system = $2) ORDER BY id DESC LIMIT $3",
+        )
+        .bind(kind)
+        .bind(system.map(SystemId::as_str))
+        .bind(i64::from(limit))
+        .fetch_all(self.reader())
+        .await?;
+        events(rows)
+    }
+
     async fn read_events(&self, sql: &'static str, after: i64, limit: u32) -> Result<Vec<Event>> {
         type Raw = (i64, i64, String, String, Option<String>, String);
         let rows: Vec<Raw> =
             sqlx::query_as(sql).bind(after).bind(i64::from(limit)).fetch_all(self.reader()).await?;
-        rows.into_iter()
-            .map(|(id, at, actor, kind, system, data)| {
-                Ok(Event {
-                    id: unsigned(id),
-                    at: time(at)?,
-                    actor,
-                    kind,
-                    system: system.as_deref().map(system_id).transpose()?,
-                    data: from_json(&data, "event")?,
-                })
-            })
-            .collect()
+        events(rows)
     }
+}
+
+fn events(rows: Vec<(i64, i64, String, String, Option<String>, String)>) -> Result<Vec<Event>> {
+    rows.into_iter()
+        .map(|(id, at, actor, kind, system, data)| {
+            Ok(Event {
+                id: unsigned(id),
+                at: time(at)?,
+                actor,
+                kind,
+                system: system.as_deref().map(system_id).transpose()?,
+                data: from_json(&data, "event")?,
+            })
+        })
+        .collect()
 }

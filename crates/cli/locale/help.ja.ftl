@@ -204,3 +204,43 @@ kuramori-restore-run--by = 実施者
 kuramori-restore-run--verify = 復元後にすべて読み戻し、復元点と照合する
 kuramori-restore-run--accept-missing = 復元できない項目があっても、復元できた分を復元先に置く
 kuramori-restore-run--workers = 読み取りスレッド数
+
+kuramori-drill = 復元訓練を実施し、記録を見る
+kuramori-drill-run = 今すぐ訓練する: 隔離した場所へ復元し、サービスを起動して確認し、時間を測り、すべて消す
+kuramori-drill-run--system = 部門システム
+kuramori-drill-run--point = この復元点を使う: `seq-12` または `12`
+kuramori-drill-run--reason = 信頼できない復元点を使う理由(記録される)
+kuramori-drill-run--by = 実施者
+kuramori-drill-list = 訓練を新しい順に一覧し、今すべてを失った場合の答えを表示する
+kuramori-drill-list--system = この部門システムだけ
+kuramori-drill-show = 訓練の記録を表示する、または証跡のページを書き出す
+kuramori-drill-show--drill = 訓練の番号: `drill-12` または `12`
+kuramori-drill-show--html = 証跡のページ(HTML)の書き出し先
+kuramori-drill-profile = 部門システムの起動方法と確認方法を表示・設定する
+kuramori-drill-profile--system = 部門システム
+kuramori-drill-profile--set = このファイル(TOML)の内容に設定する
+kuramori-drill-profile--example = 編集できる例を表示する
+kuramori-drill-automatic = 訓練を自動で実施するかどうかを決める
+kuramori-drill-automatic--state = `on` または `off`
+kuramori-drill-automatic--by = 実施者
+
+kuramori-runbook = すべてを失ったときの復旧手順書を表示・印刷する
+kuramori-runbook-show = 現在の復旧手順書を表示する(最初に一行の答え)
+kuramori-runbook-print = 印刷用の HTML と、画面で読むテキストを書き出す
+kuramori-runbook-print--out = 書き出すファイル。テキストは同じ名前の `.txt`
+
+kuramori-assess = 病院の一覧から、足りないものと次の三歩を示す(読み取りのみ)
+kuramori-assess--register = 表計算ソフトから書き出した部門システムの一覧(CSV、UTF-8 または Shift_JIS)
+kuramori-assess--answers = 記入した質問票(TOML)
+kuramori-assess--ask = 質問を画面で尋ねる
+kuramori-assess--print-questions = 記入用の質問票を表示する
+kuramori-assess--out = ページ(HTML)の書き出し先
+
+kuramori-escrow = 復旧用身元を紙に分割する、紙から戻す
+kuramori-escrow-split = 復旧用身元を印刷用の 5 枚に分割する。うち 3 枚で戻る
+kuramori-escrow-split--identity = `server init --recovery-out` が書いたファイル
+kuramori-escrow-split--out = シートを書き出すフォルダー。印刷後に元のファイルとともに削除する
+kuramori-escrow-split--hospital = シートに記す病院名
+kuramori-escrow-join = 打ち込んだシートから復旧用身元を戻す
+kuramori-escrow-join--sheet = 打ち込んだシート。3 枚を指定する
+kuramori-escrow-join--out = 復旧用身元の書き込み先

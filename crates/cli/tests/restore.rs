@@ -1,54 +1,25 @@
 //! Restores of registered systems through the binary, against a real share, a real server and its files.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its hospital may stop")]
 
-#[path = "../../server/tests/support/hospital.rs"]
-mod hospital;
+mod support;
 
 use std::{
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::PathBuf,
+    process::{Command, Stdio},
     sync::Arc,
 };
 
-use hospital::{Share, Site, backup, same, until};
 use kuramori_catalog::{Catalog, Place, VaultPoint, Verdict};
 use kuramori_model::{
     clock::SystemClock,
     ids::{Sequence, SystemId},
 };
 use serde_json::{Value, json};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_kuramori");
-
-/// A server of ours as a process; ended when it goes out of sight.
-struct Server {
-    child: Child,
-}
-
-impl Server {
-    fn start(site: &Site) -> Self {
-        let log = fs_err::File::create(site.root.join("server.log")).unwrap();
-        let child = Command::new(PROGRAM)
-            .args(["server", "--config"])
-            .arg(&site.toml)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log.into_parts().0)
-            .spawn()
-            .unwrap();
-        let socket = site.config().socket;
-        until("the server", || std::os::unix::net::UnixStream::connect(&socket).ok());
-        Self { child }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        let _ = self.child.wait();
-    }
-}
+use support::{
+    PROGRAM, Server,
+    hospital::{Share, Site, backup, same, until},
+    lines, text,
+};
 
 struct Bench {
     dir: tempfile::TempDir,
@@ -86,17 +57,6 @@ impl Bench {
     fn restore(&self, verb: &str, arguments: &[&str]) -> (Option<i32>, Vec<Value>) {
         lines(&self.command(verb, arguments).output().unwrap())
     }
-}
-
-fn lines(output: &Output) -> (Option<i32>, Vec<Value>) {
-    let text = [&output.stdout[..], &output.stderr[..]].concat();
-    let text = String::from_utf8(text).unwrap();
-    let values = text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    (output.status.code(), values)
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 #[test]

@@ -15,6 +15,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("serve", &["model"]),
     ("report", &["model"]),
     ("drill", &["model", "repo", "judge", "report"]),
+    ("assess", &["model", "drill", "report"]),
     ("source", &["model"]),
     ("audit", &["model"]),
     ("escrow", &["model"]),
@@ -40,7 +41,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "catalog", "vault",
-            "server", "drill", "report",
+            "server", "drill", "report", "assess",
         ],
     ),
 ];

@@ -162,7 +162,7 @@ impl Answer {
 }
 
 /// Where the runbook's commands put things; the same names as in `docs/worst-day`.
-const VAULT: &str = "/mnt/vault";
+const VAULT: &str = "/mnt/vault/store";
 const RESTORED: &str = "/srv/restored";
 const DESK: &str = "/root/recovery";
 
@@ -370,9 +370,9 @@ fn start(entry: &Entry) -> Vec<String> {
                 "setpriv --reuid=postgres --regid=postgres --clear-groups /usr/lib/postgresql/*/bin/pg_verifybackup {at}"
             ),
             format!(
-                "setpriv --reuid=postgres --regid=postgres --clear-groups /usr/lib/postgresql/*/bin/pg_ctl -D {at} -w -l {at}/start.log -o \"-c listen_addresses='' -c unix_socket_directories=/tmp -c port=5432 -c archive_mode=off\" start"
+                "setpriv --reuid=postgres --regid=postgres --clear-groups /usr/lib/postgresql/*/bin/pg_ctl -D {at} -w -l {at}/start.log -o \"-c listen_addresses='' -c unix_socket_directories={at} -c port=5432 -c archive_mode=off\" start"
             ),
-            format!("psql -h /tmp -U {superuser} -l"),
+            format!("psql -h {at} -U {superuser} -d postgres -l"),
         ],
         Service::Orthanc { folder } => vec![
             format!("chown -R orthanc: {at}"),
@@ -485,7 +485,7 @@ mod tests {
         {
             assert!(text.contains(wanted), "{wanted}: {text}");
         }
-        let restic = "    restic -r /mnt/vault/billing --no-lock --no-cache --password-file /root/recovery/billing.password restore aaaaaaaaaaaaaaaa --target /srv/restored/billing\n";
+        let restic = "    restic -r /mnt/vault/store/billing --no-lock --no-cache --password-file /root/recovery/billing.password restore aaaaaaaaaaaaaaaa --target /srv/restored/billing\n";
         assert!(text.contains(restic), "{text}");
         assert!(!document(&book, Language::En, &TimeZone::UTC).html().contains("http"));
     }

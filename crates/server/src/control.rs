@@ -6,6 +6,7 @@
 //! keys/server.age.recovery           the server's identity, wrapped to the hospital's recovery identity
 //! keys/recovery.pub                  the recovery recipient
 //! tls/ca.pem, tls/ca.key.recovery    the authority; its key wrapped to the recovery identity
+//! runbook/runbook.{ja,en}.{html,txt}  what to do, in which order, with which commands
 //! wraps/<repository>/<holder>.age    each repository's password, wrapped to each holder
 //! ```
 
@@ -45,6 +46,13 @@ impl App {
         files.push((AUTHORITY.to_owned(), read("tls/ca.pem")?));
         if self.config.data.join("tls/ca.key").exists() {
             files.push((AUTHORITY_KEY.to_owned(), seal::wrap(&read("tls/ca.key")?, &self.keys.recovery)?));
+        }
+        // A runbook that cannot be made must not keep the catalog from being saved.
+        match self.runbook_files().await.and_then(|pages| self.write_runbook(&pages).map(|()| pages)) {
+            Ok(pages) => files.extend(pages),
+            Err(error) => {
+                tracing::error!("the runbook could not be written: {}", kuramori_model::fault::chain(&error))
+            }
         }
         let export = self.config.data.join("control.jsonl");
         self.catalog.export(&export).await?;

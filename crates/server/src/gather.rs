@@ -71,6 +71,7 @@ impl App {
                 })
                 .collect(),
             notices: self.notices().await?,
+            answer: self.book().await?.answer,
         })
     }
 
@@ -108,8 +109,10 @@ impl App {
                 last_run = last_run.filter(|run| run.error_code.is_some()).or(said);
             }
         }
+        let drill = self.last_drill(&id).await?.as_ref().map(crate::drills::shown);
         let system = registered.system;
         Ok(System {
+            drill,
             id,
             name_ja: system.name_ja,
             name_en: system.name_en,

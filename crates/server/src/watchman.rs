@@ -40,6 +40,7 @@ pub(crate) async fn turn(app: &App) -> Result<()> {
     calendar.more = app.catalog.setting("holidays").await?.unwrap_or_default();
     for registered in app.catalog.systems().await? {
         findings.extend(system(app, now, &registered, &calendar).await?);
+        findings.extend(app.drill_findings(now, &registered).await?);
     }
     findings.extend(platform(app, now).await?);
     findings.extend(gate(app, now));

@@ -1,13 +1,17 @@
 //! One file a noun. To add one: a module with `Args` and `run`, a variant below, a line in `run`, its
 //! Japanese help in `locale/help.ja.ftl`.
 
+mod assess;
 mod backup;
 mod doctor;
+mod drill;
+mod escrow;
 mod gate;
 mod plan;
 mod repo;
 mod report;
 mod restore;
+mod runbook;
 mod server;
 mod system;
 mod vault;
@@ -19,10 +23,16 @@ use crate::{Outcome, ui::Ui};
 /// What the program can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// See from your own list what is missing and what to do next
+    Assess(assess::Args),
     /// Take and look at backups of registered systems
     Backup(backup::Args),
     /// Check that this machine has what Kuramori needs
     Doctor(doctor::Args),
+    /// Hold and look at restore drills
+    Drill(drill::Args),
+    /// Bring the recovery identity onto paper and back
+    Escrow(escrow::Args),
     /// Look at the gate and close it
     Gate(gate::Args),
     /// Plan sizes and windows before anything is bought
@@ -33,6 +43,8 @@ pub(crate) enum Verb {
     Report(report::Args),
     /// Bring a registered system's data back, plan first
     Restore(Box<restore::Args>),
+    /// Show and print what to do when everything is gone
+    Runbook(runbook::Args),
     /// Run the site server, or prepare it
     Server(Box<server::Args>),
     /// Keep the register of departmental systems
@@ -43,13 +55,17 @@ pub(crate) enum Verb {
 
 pub(crate) fn run(verb: Verb, ui: &Ui) -> Outcome {
     match verb {
+        Verb::Assess(args) => assess::run(&args, ui),
         Verb::Backup(args) => backup::run(&args, ui),
         Verb::Doctor(args) => Ok(doctor::run(&args, ui)),
+        Verb::Drill(args) => drill::run(&args, ui),
+        Verb::Escrow(args) => escrow::run(&args, ui),
         Verb::Gate(args) => gate::run(args, ui),
         Verb::Plan(args) => plan::run(&args, ui),
         Verb::Repo(args) => repo::run(&args, ui),
         Verb::Report(args) => report::run(&args, ui),
         Verb::Restore(args) => restore::run(&args, ui),
+        Verb::Runbook(args) => runbook::run(&args, ui),
         Verb::Server(args) => server::run(&args, ui),
         Verb::System(args) => system::run(&args, ui),
         Verb::Vault(args) => vault::run(args, ui),

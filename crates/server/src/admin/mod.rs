@@ -19,12 +19,17 @@
 //! | POST | `/v1/recovery/{id}/key` | the repository's key for one plan or restore; written down first |
 //! | POST | `/v1/recovery/{id}/ended` | how a restore ended |
 //! | GET PUT | `/v1/recovery/{id}/profile` | how the system is brought up |
+//! | GET POST | `/v1/drills` | list (`?system=&limit=`); hold one now, answers when it has ended |
+//! | GET | `/v1/drills/{number}` | a drill with its page of evidence (`?lang=ja\|en`) |
+//! | POST | `/v1/drills/automatic` | whether drills run by themselves |
+//! | GET | `/v1/runbook` | the runbook as HTML, text and facts (`?lang=ja\|en`) |
 //! | POST | `/v1/time/confirm` | a person says that the clock is right |
 //!
 //! Errors are RFC 9457 problem details with `code`, `kind`, `hint` and `exit_code`.
 //!
 //! **Invariant:** handlers hold no logic; they call what the console and the scheduler call.
 
+mod drills;
 mod problem;
 mod recovery;
 mod register;
@@ -75,6 +80,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/recovery/{id}/key", post(recovery::key))
         .route("/v1/recovery/{id}/ended", post(recovery::ended))
         .route("/v1/recovery/{id}/profile", get(recovery::profile).put(recovery::set_profile))
+        .route("/v1/drills", get(drills::list).post(drills::hold))
+        .route("/v1/drills/automatic", post(drills::automatic))
+        .route("/v1/drills/{number}", get(drills::page))
+        .route("/v1/runbook", get(drills::runbook))
         .with_state(app)
 }
 

@@ -44,6 +44,9 @@ pub struct Status {
     pub alarms: Vec<Alarm>,
     /// How notices go out, and whether they do.
     pub notices: Notices,
+    /// If everything were lost now: back to when, in how long.
+    #[serde(default)]
+    pub answer: kuramori_drill::runbook::Answer,
 }
 
 /// How a system's protection stands.
@@ -92,6 +95,9 @@ pub struct System {
     /// What another backup product says, if one protects the system.
     #[serde(default)]
     pub foreign: Option<Foreign>,
+    /// The last drill.
+    #[serde(default)]
+    pub drill: Option<Drill>,
 }
 
 /// Another backup product's newest word.
@@ -111,6 +117,23 @@ pub struct Foreign {
     pub bytes: Bytes,
     /// Whether its folder becomes restore points of ours. Without that nothing can be restored from here.
     pub pulled: bool,
+}
+
+/// How the last drill went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Drill {
+    /// Its number in the history.
+    pub number: u64,
+    /// When it ended.
+    pub at: Timestamp,
+    /// Whether the system was shown to run.
+    pub passed: bool,
+    /// How long it took, in seconds.
+    pub rto_s: f64,
+    /// How long it may take, in seconds.
+    pub target_s: u64,
+    /// Whether it was fast enough.
+    pub met: bool,
 }
 
 /// A restore point, as its receiver recorded it.

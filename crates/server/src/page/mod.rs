@@ -33,6 +33,7 @@ struct Page<'a> {
     icon: &'static str,
     sentence: String,
     from: String,
+    answer: String,
     cause: String,
     next: Vec<Piece>,
     alarms: Vec<AlarmRow>,
@@ -105,6 +106,13 @@ pub(crate) fn render(
         },
         sentence,
         from,
+        answer: status.answer.sentence(
+            match t.language {
+                crate::config::Language::Ja => kuramori_report::Language::Ja,
+                crate::config::Language::En => kuramori_report::Language::En,
+            },
+            zone,
+        ),
         cause: t.tell(&format!("cause-{}", verdict.cause.key()), &figures),
         next: pieces(&t.tell(&format!("next-{}", verdict.cause.key()), &figures)),
         alarms: words.alarms(&status.alarms, wording),

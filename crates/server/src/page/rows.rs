@@ -32,6 +32,10 @@ pub(super) struct SystemRow {
     /// `met`, `missed` or nothing.
     pub(super) rpo_class: &'static str,
     pub(super) rpo_word: String,
+    pub(super) drill: String,
+    /// `met`, `missed` or nothing.
+    pub(super) drill_class: &'static str,
+    pub(super) drill_word: String,
     pub(super) last: String,
     pub(super) error: String,
     pub(super) next: String,
@@ -151,7 +155,33 @@ impl Words<'_> {
             }
             None => self.t.say("last-none"),
         };
+        let (drill, drill_class, drill_word) = match &system.drill {
+            None => (self.t.say("drill-none"), "missed", String::new()),
+            Some(drill) => {
+                let key = match (drill.passed, drill.met) {
+                    (true, true) => "drill-passed",
+                    (true, false) => "drill-slow",
+                    (false, _) => "drill-failed",
+                };
+                let took = self.t.span(std::time::Duration::from_secs_f64(drill.rto_s.max(0.0)));
+                let target = self.span(drill.target_s);
+                (
+                    self.t.tell(
+                        "drill",
+                        &[
+                            ("time", self.t.time(drill.at, self.zone).into()),
+                            ("word", self.t.say(key).into()),
+                        ],
+                    ),
+                    if drill.met { "met" } else { "missed" },
+                    self.t.tell("drill-rto", &[("took", took.into()), ("target", target.into())]),
+                )
+            }
+        };
         SystemRow {
+            drill,
+            drill_class,
+            drill_word,
             id: system.id.to_string(),
             name: self.name(&system.id),
             state: state_key(system.state),

@@ -5,6 +5,7 @@
 use std::{future::Future, pin::Pin};
 
 use jiff::{SignedDuration, Timestamp};
+use kuramori_drill::runbook::Answer;
 use kuramori_model::{
     class::Protection,
     finding::{Finding, Severity, Value},
@@ -15,8 +16,8 @@ use kuramori_server::{
     config::Language,
     console::Facts,
     facts::{
-        Alarm, Gate, LastRun, Look, Notices, Point, Report, Running, SCHEMA, Seen, State, Status, System,
-        Window, verdict::verdict,
+        Alarm, Drill, Gate, LastRun, Look, Notices, Point, Report, Running, SCHEMA, Seen, State, Status,
+        System, Window, verdict::verdict,
     },
     lang::Catalogue,
 };
@@ -62,6 +63,14 @@ pub(crate) fn system(id: &str, ja: &str, en: &str, order: u32, state: State, age
             error: (state == State::Failed).then(|| "10.77.4.2:445 does not answer".into()),
         }),
         foreign: None,
+        drill: (order < 3).then(|| Drill {
+            number: 70 + u64::from(order),
+            at: ago(2000),
+            passed: order == 1,
+            rto_s: 250.0,
+            target_s: 4 * 3600,
+            met: order == 1,
+        }),
     }
 }
 
@@ -122,6 +131,14 @@ pub(crate) fn good() -> Status {
         running: Vec::new(),
         alarms: Vec::new(),
         notices: Notices { mail: true, failing: 0, last_error: None, last_heartbeat: Some(ago(102)) },
+        answer: Answer {
+            systems: 3,
+            back_to: Some(ago(464)),
+            oldest: Some("billing".into()),
+            seconds: Some(8130.0),
+            lost: Vec::new(),
+            unmeasured: vec!["ophthalmology".into()],
+        },
     };
     judge(&mut status);
     status
@@ -183,6 +200,7 @@ pub(crate) fn empty() -> Status {
     status.windows.clear();
     status.gate = Gate::default();
     status.report = None;
+    status.answer = Answer::default();
     status.notices = Notices::default();
     judge(&mut status);
     status
