@@ -156,6 +156,10 @@ kuramori-system-add--schedule = 予定: cron の 5 項目
 kuramori-system-add--quota = restic クライアントのリポジトリの上限: `500 GiB`
 kuramori-system-add--source = 読み取り方法を項目ごとに: `kind=smb`。なければ標準の restic クライアント
 kuramori-system-add--credentials = restic クライアントの URL・パスワード・証明書を表示せず、ここへ置く(モード 0600)
+kuramori-system-add--import = この既存の restic リポジトリーを履歴ごと引き継ぐ(この機器のフォルダー。読むだけ)
+kuramori-system-add--import-password = そのリポジトリーのパスワードのファイル
+kuramori-system-add--windows = Windows サーバー用に、標準の restic(VSS 使用)のスクリプト・タスク・接続情報をこのフォルダーに書く
+kuramori-system-add--windows-path = バックアップする Windows のフォルダーやドライブ: `D:\Data`(複数可)
 kuramori-system-list = 台帳を復旧順序で表示する
 kuramori-system-show = 一つのシステムを表示する
 kuramori-system-edit = 一つのシステムの項目を変える

@@ -27,10 +27,32 @@ pub struct RunFacts {
     pub marker: Option<Marker>,
     /// The newest change among the dump's files, by the source's own clock.
     pub newest: Option<Timestamp>,
+    /// When the sender says that it was taken; for people only, never for order or age.
+    pub sent: Option<Timestamp>,
     /// Files that changed while they were read or after the marker was written.
     pub moved: u64,
+    /// How long the department's own service took to answer before and during the run, in microseconds.
+    pub felt: Option<Felt>,
     /// Why the reader believes that the data ends too early (missing end mark, announced size not reached).
     pub truncated: Option<String>,
+}
+
+/// How much the department felt, in microseconds of its own service's answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Felt {
+    /// The median before the run.
+    pub before_p50_us: u64,
+    /// 99 of 100 before the run.
+    pub before_p99_us: u64,
+    /// The median during the run.
+    pub during_p50_us: u64,
+    /// 99 of 100 during the run.
+    pub during_p99_us: u64,
+    /// Questions during the run that were not answered.
+    pub unanswered: u64,
+    /// Seconds in which the reader slowed down for it.
+    pub slowed_s: u64,
 }
 
 /// A marker file or end record.

@@ -11,7 +11,7 @@ use std::{
 
 use kuramori_catalog::{Claim, End, NewPoint, Place, Progress, Reason, RunState, Writer};
 use kuramori_judge::{
-    facts::{Marker, RunFacts},
+    facts::{Felt, Marker, RunFacts},
     schedule::Timetable,
 };
 use kuramori_model::{
@@ -290,6 +290,7 @@ fn facts(
         Origin::Smb(smb) => (share(smb), smb.marker.clone()),
         Origin::Sftp(sftp) => (format!("{}/{}", sftp.host_key, sftp.folder), sftp.marker.clone()),
         Origin::Mariadb(mariadb) => (mariadb.identity.clone(), None),
+        Origin::Dicom(dicom) => (format!("{}/{}", dicom.server, dicom.name), None),
         Origin::Command(_) => (String::new(), None),
         Origin::Foreign(foreign) => (share(&foreign.share), foreign.share.marker.clone()),
         Origin::Postgres(postgres) => (postgres.system_identifier.clone(), None),
@@ -307,10 +308,24 @@ fn facts(
             digest: Some(marker.sha256.clone()),
         }),
         newest: report.newest,
+        sent: None,
         moved: 0,
+        felt: report.felt.as_ref().map(|felt| Felt {
+            before_p50_us: micros(felt.before_p50_ms),
+            before_p99_us: micros(felt.before_p99_ms),
+            during_p50_us: micros(felt.during_p50_ms),
+            during_p99_us: micros(felt.during_p99_ms),
+            unanswered: felt.unanswered,
+            slowed_s: felt.slowed_s,
+        }),
         truncated: None,
     };
     (facts, marker)
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds of an answer")]
+fn micros(milliseconds: f64) -> u64 {
+    (milliseconds * 1000.0).round().max(0.0) as u64
 }
 
 /// Takes up snapshots that are durable in a repository and unknown to the catalog: a server that died between
@@ -356,7 +371,8 @@ pub(crate) async fn adopt_system(app: &App, system: &kuramori_catalog::System) -
                 .iter()
                 .find_map(|tag| tag.strip_prefix(RUN_TAG))
                 .and_then(|run| run.parse().ok());
-            let (facts, complete) = count(repository.clone(), snapshot)?;
+            let (mut facts, complete) = count(repository.clone(), snapshot)?;
+            facts.sent = (!ours).then_some(document.time);
             let run = run.filter(|_| ours).map(kuramori_model::ids::RunId);
             found.push(NewPoint { system: id.clone(), snapshot: snapshot.to_string(), run, complete, facts });
         }

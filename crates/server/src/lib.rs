@@ -19,6 +19,7 @@ pub mod enrol;
 pub mod error;
 pub mod facts;
 mod gather;
+pub mod import;
 mod job;
 pub mod keys;
 pub mod lang;

@@ -131,7 +131,7 @@ impl Entry {
         };
         let server = match &self.server {
             Some(server) => server.clone(),
-            None => source.get("server").and_then(Value::as_str).unwrap_or(self.id.as_str()).to_owned(),
+            None => server_of(&source).unwrap_or(self.id.as_str()).to_owned(),
         };
         let schedule = match &self.schedule {
             Plan::Whole(schedule) => schedule.clone(),
@@ -158,6 +158,14 @@ impl Entry {
             expect: self.expect.clone(),
             enabled: self.enabled,
         })
+    }
+}
+
+/// The departmental server that a source names, also inside of one that stands around another.
+fn server_of(source: &Value) -> Option<&str> {
+    match source.get("server").and_then(Value::as_str) {
+        Some(server) => Some(server),
+        None => source.get("source").and_then(server_of),
     }
 }
 

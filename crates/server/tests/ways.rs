@@ -7,6 +7,9 @@ mod hospital;
 #[path = "../../source/tests/common/mariadb.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the source's own tests")]
 mod mariadb;
+#[path = "../../source/tests/common/orthanc.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the source's own tests")]
+mod orthanc;
 #[path = "../../source/tests/common/sshd.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the source's own tests")]
 mod sshd;
@@ -19,6 +22,13 @@ use std::{
 use hospital::{Site, backup, free_port, restic, same};
 use kuramori_server::run;
 use serde_json::{Value, json};
+
+fn digests(root: &Path) -> std::collections::BTreeMap<Vec<u8>, String> {
+    let script = "find . -type f | LC_ALL=C sort | xargs -r sha256sum --";
+    let out = std::process::Command::new("sh").arg("-c").arg(script).current_dir(root).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    text.lines().map(|line| (line[66..].as_bytes().to_vec(), line[..64].to_owned())).collect()
+}
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     hospital::until(what, || done().then_some(()));
@@ -114,6 +124,143 @@ async fn sftp_mariadb_and_declared_commands_become_restore_points_that_restic_gi
         let points: Vec<Value> = client.get("/v1/points?system=broken").unwrap();
         assert!(points.is_empty(), "a failing command leaves no restore point");
         drop((sshd, server, temp));
+    };
+    tokio::task::spawn_blocking(work).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_existing_restic_repository_is_taken_over_with_its_history_and_the_senders_times() {
+    let temp = tempfile::tempdir().unwrap();
+    let site = Site::new(&temp.path().join("site"), "");
+    site.init();
+    let running = run::start(site.config()).await.unwrap();
+    let work = move || {
+        let client = site.client();
+        let (old, data) = (temp.path().join("old"), temp.path().join("data"));
+        fs_err::create_dir(&data).unwrap();
+        let (old_, data_) = (old.display().to_string(), data.display().to_string());
+        restic(&old_, "their-password", &[], &["init"]);
+        for (day, time) in
+            ["2024-03-01 02:00:00", "2024-03-02 02:00:00", "2025-01-05 02:00:00"].iter().enumerate()
+        {
+            fs_err::write(data.join("記録.txt"), format!("day {day}")).unwrap();
+            restic(&old_, "their-password", &[], &["backup", "--host", "eye", "--time", time, &data_]);
+        }
+        let password_file = secret(temp.path(), "their-password", "their-password");
+        let import = |password_file: &Path| {
+            let entry = json!({ "id": "eye", "name_ja": "眼科" });
+            json!({ "entry": entry, "from": old, "password_file": password_file })
+        };
+        let wrong = secret(temp.path(), "wrong", "wrong");
+        let error = client.post::<Value>("/v1/imports", &import(&wrong)).unwrap_err();
+        assert_eq!(
+            kuramori_model::fault::Fault::exit(&error),
+            kuramori_model::fault::Exit::Authentication,
+            "{error}"
+        );
+        let before =
+            std::process::Command::new("find").arg(&old).args(["-type", "f"]).output().unwrap().stdout;
+        let imported: Value = client.post("/v1/imports", &import(&password_file)).unwrap();
+        assert_eq!(imported["points"], 3);
+        let after =
+            std::process::Command::new("find").arg(&old).args(["-type", "f"]).output().unwrap().stdout;
+        assert_eq!(before, after, "the original is only read");
+
+        let points: Vec<Value> = client.get("/v1/points?system=eye&place=primary").unwrap();
+        let numbers: Vec<u64> = points.iter().map(|point| point["sequence"].as_u64().unwrap()).collect();
+        let mut sorted = numbers.clone();
+        sorted.sort_unstable_by(|a, b| b.cmp(a));
+        assert_eq!(numbers, sorted, "newest first, in the sender's order");
+        let sent: Vec<&str> = points.iter().map(|point| point["facts"]["sent"].as_str().unwrap()).collect();
+        assert!(sent[0].starts_with("2025-01-0") && sent[2].starts_with("2024-0"), "{sent:?}");
+        for point in &points {
+            assert_eq!(point["complete"], true);
+            let received: jiff::Timestamp = point["received"].as_str().unwrap().parse().unwrap();
+            assert!(received > "2026-01-01T00:00:00Z".parse().unwrap(), "{received}");
+        }
+        // Its own password still opens it, and so does the hospital's paper.
+        let here = site.repository("eye").display().to_string();
+        for password in ["their-password".to_owned(), site.recovered_password("eye")] {
+            restic(&here, &password, &[], &["check", "--read-data"]);
+        }
+        let target = temp.path().join("restored");
+        let oldest = points[2]["snapshot"].as_str().unwrap();
+        restic(&here, "their-password", &[], &["restore", oldest, "--target", &target.display().to_string()]);
+        let text =
+            fs_err::read_to_string(target.join(data.strip_prefix("/").unwrap()).join("記録.txt")).unwrap();
+        assert_eq!(text, "day 0");
+        let again = client.post::<Value>("/v1/imports", &import(&password_file)).unwrap_err();
+        assert_eq!(kuramori_model::fault::Fault::code(&again), "catalog.exists");
+        drop(temp);
+    };
+    tokio::task::spawn_blocking(work).await.unwrap();
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_picture_archive_is_copied_gently_and_comes_back_from_its_repository() {
+    use kuramori_source::{Control, dicom::restore::give_back};
+
+    let temp = tempfile::tempdir().unwrap();
+    let site = Site::new(&temp.path().join("site"), "");
+    site.init();
+    let running = run::start(site.config()).await.unwrap();
+    let work = move || {
+        let client = site.client();
+        let pacs = orthanc::Orthanc::start();
+        for study in 1..=2 {
+            for instance in 1..=3 {
+                pacs.store(&orthanc::dicom(study, 1, instance, 200_000));
+            }
+        }
+        let mut inner = serde_json::to_value(pacs.config()).unwrap();
+        inner["kind"] = json!("dicom");
+        let probe = json!({ "by": "http", "url": format!("http://127.0.0.1:{}/system", pacs.port), "bounds": { "every": "20ms" } });
+        let limits = json!([{ "from": "00:00", "until": "00:00", "rate": "4 MB" }]);
+        let source = json!({ "kind": "gentle", "limits": limits, "probe": probe, "source": inner });
+        let added: Value = client.post("/v1/systems", &json!({ "id": "pacs", "source": source })).unwrap();
+        assert_eq!(added["system"]["server"], "127.0.0.1", "one job at a time on that server");
+        let run = backup(&client, "pacs");
+        assert_eq!(
+            (run["state"].as_str(), run["facts"]["files"].as_u64()),
+            (Some("complete"), Some(2)),
+            "{run}"
+        );
+        assert!(run["facts"]["felt"]["before_p50_us"].as_u64().unwrap() > 0, "{run}");
+        let points: Vec<Value> = client.get("/v1/points?system=pacs").unwrap();
+        assert!(
+            points[0]["facts"]["felt"]["during_p99_us"].is_u64(),
+            "the point says how much the system felt"
+        );
+
+        // The second run, with the engine's own memory of the first: one picture more, one study read again.
+        pacs.store(&orthanc::dicom(2, 1, 9, 200_000));
+        let again = backup(&client, "pacs");
+        assert!(
+            again["facts"]["added"].as_u64().unwrap() < run["facts"]["added"].as_u64().unwrap(),
+            "{again}"
+        );
+
+        let target = temp.path().join("restored");
+        let repository = site.repository("pacs").display().to_string();
+        let password = site.recovered_password("pacs");
+        restic(
+            &repository,
+            &password,
+            &[],
+            &["restore", "latest", "--target", &target.display().to_string()],
+        );
+        let fresh = orthanc::Orthanc::start();
+        for study in ["2.25.1", "2.25.2"] {
+            let path = target.join("studies").join(study).join("part-000.tar");
+            let back =
+                give_back(&mut fs_err::File::open(path).unwrap(), &fresh.config(), &Control::default())
+                    .unwrap();
+            assert!(back.wrong.is_empty(), "{back:?}");
+        }
+        assert_eq!(fresh.instances(), pacs.instances());
+        drop((pacs, fresh, temp));
     };
     tokio::task::spawn_blocking(work).await.unwrap();
     running.stop().await;

@@ -153,7 +153,7 @@ impl Program {
             name,
             control: control.clone(),
             pulse: Pulse::new(Arc::clone(&control.clock)),
-            bucket: Bucket::new(Arc::clone(&control.clock), control.rate),
+            bucket: Bucket::new(control),
             deadline: within.map(|within| control.clock.boot() + within),
             failed: None,
             over: false,

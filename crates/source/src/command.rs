@@ -184,6 +184,7 @@ impl Stream<'_> {
             seconds: control.clock.boot().saturating_sub(started).as_secs_f64(),
             waited_seconds: 0.0,
             fault_count: 0,
+            felt: None,
             faults: Vec::new(),
             reconnects: 0,
             consistency: consistency(),

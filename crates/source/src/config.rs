@@ -22,10 +22,131 @@ pub enum Config {
     Sftp(SftpConfig),
     /// A MariaDB or MySQL server.
     Mariadb(MariadbConfig),
+    /// A picture archive.
+    Dicom(DicomConfig),
     /// The output of a command that this machine's administrator declared.
     Command(CommandConfig),
     /// Another source with a declared command before and one after it.
     Around(AroundConfig),
+    /// Another source, read no faster than its department can bear.
+    Gentle(GentleConfig),
+}
+
+/// Limits around another source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GentleConfig {
+    /// Bytes per second by time of day; the strictest that applies holds.
+    #[serde(default)]
+    pub limits: Vec<HourLimit>,
+    /// The zone of these times by name; by default the machine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// The service whose answers tell how much the department feels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Probe>,
+    /// What is read.
+    pub source: Box<Config>,
+}
+
+/// A limit for some hours of each day; `from` and `until` equal: always.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HourLimit {
+    /// From this time on: `08:00`.
+    pub from: jiff::civil::Time,
+    /// Until before this time; earlier than `from`: over midnight.
+    pub until: jiff::civil::Time,
+    /// Bytes per second: `2 MB`.
+    pub rate: Bytes,
+}
+
+/// A question to the department's own service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Probe {
+    /// A TCP connection that is opened and closed.
+    Tcp {
+        /// Host and port.
+        address: String,
+        /// When it counts as slow, as burdened, and for how long that is borne.
+        #[serde(default)]
+        bounds: ProbeBounds,
+    },
+    /// A page that is asked for; any answer but a server's error counts.
+    Http {
+        /// The page: `http://10.0.0.5:8042/patients?limit=1`.
+        url: String,
+        /// When it counts as slow, as burdened, and for how long that is borne.
+        #[serde(default)]
+        bounds: ProbeBounds,
+    },
+}
+
+/// The bounds of a probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbeBounds {
+    /// Pause between questions.
+    pub every: Span,
+    /// From here on we read more slowly.
+    pub slow: Span,
+    /// From here on the department is burdened.
+    pub limit: Span,
+    /// So long it is borne before the run ends.
+    pub give_up: Span,
+}
+
+impl Default for ProbeBounds {
+    fn default() -> Self {
+        Self {
+            every: Span(Duration::from_secs(1)),
+            slow: Span(Duration::from_millis(200)),
+            limit: Span(Duration::from_secs(2)),
+            give_up: Span(Duration::from_mins(10)),
+        }
+    }
+}
+
+impl Probe {
+    const fn bounds(&self) -> ProbeBounds {
+        match self {
+            Self::Tcp { bounds, .. } | Self::Http { bounds, .. } => *bounds,
+        }
+    }
+
+    /// What is asked, for people.
+    pub fn shown(&self) -> &str {
+        match self {
+            Self::Tcp { address, .. } => address,
+            Self::Http { url, .. } => url,
+        }
+    }
+
+    /// Pause between questions.
+    pub fn every(&self) -> Duration {
+        self.bounds().every.0.max(Duration::from_millis(20))
+    }
+
+    /// From here on we read more slowly.
+    pub const fn slow(&self) -> Duration {
+        self.bounds().slow.0
+    }
+
+    /// From here on the department is burdened.
+    pub const fn limit(&self) -> Duration {
+        self.bounds().limit.0
+    }
+
+    /// So long it is borne.
+    pub const fn give_up(&self) -> Duration {
+        self.bounds().give_up.0
+    }
+
+    /// How long an answer is waited for.
+    pub fn patience(&self) -> Duration {
+        (self.limit() * 2).clamp(Duration::from_millis(100), Duration::from_secs(30))
+    }
 }
 
 /// A folder that is read over SFTP.
@@ -101,6 +222,45 @@ pub struct MariadbConfig {
     /// Which server it has to be.
     #[serde(default)]
     pub expect: MariadbExpect,
+}
+
+/// A picture archive with Orthanc's REST interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DicomConfig {
+    /// Host name or address.
+    pub server: String,
+    /// TCP port.
+    #[serde(default = "port_orthanc")]
+    pub port: u16,
+    /// Path in front of the interface, where a proxy stands before it: `/orthanc`.
+    #[serde(default)]
+    pub path: String,
+    /// The account.
+    pub user: String,
+    /// File that holds the password.
+    pub password_file: PathBuf,
+    /// PEM file with the authorities to trust; with it the connection is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Requests that may be under way, 1 to 8: fewer are gentler.
+    #[serde(default = "lanes")]
+    pub lanes: u8,
+    /// How long connecting may take.
+    #[serde(default = "connect_within")]
+    pub connect_within: Span,
+    /// Which archive it has to be.
+    #[serde(default)]
+    pub expect: DicomExpect,
+}
+
+/// Marks of an archive's identity; what is absent is not checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DicomExpect {
+    /// The archive's `Name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// Marks of a MariaDB server's identity; what is absent is not checked.
@@ -381,6 +541,12 @@ fn port_ssh() -> u16 {
 fn port_mariadb() -> u16 {
     3306
 }
+fn port_orthanc() -> u16 {
+    8042
+}
+fn lanes() -> u8 {
+    2
+}
 fn output() -> String {
     "output".to_owned()
 }
@@ -433,6 +599,13 @@ impl Config {
                 ("key_file", c.key_file.is_some() == c.password_file.is_some()),
             ]
             .into(),
+            Self::Dicom(c) => [
+                ("server", odd(&c.server) || c.server.contains(['/', '@', '?', '#'])),
+                ("path", !c.path.is_empty() && (!c.path.starts_with('/') || c.path.contains(['?', '#']))),
+                ("user", c.user.is_empty()),
+                ("lanes", !(1..=8).contains(&c.lanes)),
+            ]
+            .into(),
             Self::Mariadb(c) => [
                 ("server", odd(&c.server)),
                 ("user", odd(&c.user)),
@@ -445,6 +618,17 @@ impl Config {
                 ("file", kuramori_model::tree::TreePath::new(c.file.as_str()).is_err()),
             ]
             .into(),
+            Self::Gentle(c) => {
+                c.source.check()?;
+                let zone = c.zone.as_ref();
+                [
+                    ("source", matches!(*c.source, Self::Gentle(_))),
+                    ("limits", c.limits.iter().any(|limit| limit.rate.0 < 1024)),
+                    ("zone", zone.is_some_and(|name| jiff::tz::TimeZone::get(name).is_err())),
+                    ("probe.bounds", c.probe.as_ref().is_some_and(|probe| probe.slow() > probe.limit())),
+                ]
+                .into()
+            }
             Self::Around(c) => {
                 c.source.check()?;
                 [("name", c.name.is_empty()), ("source", matches!(*c.source, Self::Around(_)))].into()

@@ -29,6 +29,22 @@ impl Cancel {
     }
 }
 
+/// A limit of bytes per second that may change while a run goes on. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Pace(Arc<AtomicU64>);
+
+impl Pace {
+    /// From now on so many bytes per second; `None` for as fast as it goes.
+    pub fn set(&self, rate: Option<u64>) {
+        self.0.store(rate.map_or(0, |rate| rate.max(1)), Ordering::Relaxed);
+    }
+
+    /// The limit that holds now.
+    pub fn now(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|rate| *rate > 0)
+    }
+}
+
 /// What a run is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -71,6 +87,8 @@ pub struct Control {
     pub progress: Arc<dyn Fn(&Progress<'_>) + Send + Sync>,
     /// Bytes of content per second; `None` for as fast as it goes.
     pub rate: Option<u64>,
+    /// A second limit that may change while the run goes on.
+    pub pace: Pace,
     /// How long the server may be silent before the run counts as hanging.
     pub patience: Duration,
     /// The marker of the last committed restore point of this source.
@@ -85,6 +103,7 @@ impl Default for Control {
             cancel: Cancel::default(),
             progress: Arc::new(|_| ()),
             rate: None,
+            pace: Pace::default(),
             patience: Duration::from_mins(5),
             previous: None,
         }
@@ -136,6 +155,7 @@ fn millis(time: Duration) -> u64 {
 pub(crate) struct Bucket {
     clock: Arc<dyn Clock>,
     rate: Option<u64>,
+    pace: Pace,
     /// The boot time at which everything granted so far is paid for.
     paid: Mutex<Duration>,
 }
@@ -144,14 +164,23 @@ pub(crate) struct Bucket {
 const BURST: Duration = Duration::from_millis(250);
 
 impl Bucket {
-    pub(crate) fn new(clock: Arc<dyn Clock>, rate: Option<u64>) -> Self {
+    pub(crate) fn new(control: &Control) -> Self {
+        let clock = Arc::clone(&control.clock);
         let paid = Mutex::new(clock.boot());
-        Self { clock, rate: rate.filter(|rate| *rate > 0), paid }
+        Self { clock, rate: control.rate.filter(|rate| *rate > 0), pace: control.pace.clone(), paid }
+    }
+
+    /// The stricter of both limits.
+    fn rate(&self) -> Option<u64> {
+        match (self.rate, self.pace.now()) {
+            (Some(rate), Some(pace)) => Some(rate.min(pace)),
+            (rate, pace) => rate.or(pace),
+        }
     }
 
     /// Takes `bytes` and returns how long to wait before using them.
     pub(crate) fn take(&self, bytes: u64) -> Duration {
-        let Some(rate) = self.rate else { return Duration::ZERO };
+        let Some(rate) = self.rate() else { return Duration::ZERO };
         let now = self.clock.boot();
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
         let from = (*paid).max(now.saturating_sub(BURST));
@@ -162,9 +191,23 @@ impl Bucket {
         from.saturating_sub(now)
     }
 
+    /// Takes `bytes` if nothing is owed now; else says how long to wait at least before asking again. For many
+    /// who wait side by side: a pace that changes holds at once for all that were not granted yet.
+    pub(crate) fn try_take(&self, bytes: u64) -> Result<(), Duration> {
+        if self.rate().is_some() {
+            let owed = *self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+            let wait = owed.saturating_sub(self.clock.boot());
+            if !wait.is_zero() {
+                return Err(wait);
+            }
+        }
+        self.take(bytes);
+        Ok(())
+    }
+
     /// The largest piece to ask for at once, so that a slow limit does not come in bursts.
     pub(crate) fn piece(&self, most: u32) -> u32 {
-        match self.rate {
+        match self.rate() {
             Some(rate) => most.min(u32::try_from(rate / 8).unwrap_or(u32::MAX).max(64 << 10)),
             None => most,
         }
@@ -180,7 +223,8 @@ mod tests {
     #[test]
     fn the_bucket_holds_its_rate_over_time_and_forgives_a_pause_only_shortly() {
         let clock = Arc::new(ManualClock::new(jiff::Timestamp::UNIX_EPOCH));
-        let bucket = Bucket::new(clock.clone(), Some(1_000_000));
+        let control = Control { clock: clock.clone(), rate: Some(1_000_000), ..Control::default() };
+        let bucket = Bucket::new(&control);
         let begun = clock.boot();
         for _ in 0..100 {
             let wait = bucket.take(100_000);
@@ -191,6 +235,14 @@ mod tests {
         clock.advance(Duration::from_hours(1));
         assert_eq!(bucket.take(1_000_000), Duration::ZERO);
         assert!(bucket.take(1) >= Duration::from_millis(700), "an hour's silence is no credit");
+        clock.advance(Duration::from_hours(1));
+        control.pace.set(Some(1000));
+        assert_eq!(bucket.take(10_000), Duration::ZERO);
+        assert!(bucket.take(1) >= Duration::from_secs(9), "the stricter limit holds at once");
+        control.pace.set(None);
+        clock.advance(Duration::from_hours(1));
+        bucket.take(1_000_000);
+        assert!(bucket.take(1) <= Duration::from_secs(1), "and no longer than it is set");
     }
 
     #[test]

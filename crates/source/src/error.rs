@@ -145,6 +145,14 @@ pub enum Error {
         /// Its status and its words.
         why: String,
     },
+    /// The department could not bear it.
+    #[error("stopped before `{server}` came to its limit: {why}")]
+    Burden {
+        /// Host and port.
+        server: String,
+        /// What was measured.
+        why: String,
+    },
     /// The declarations of commands cannot be used.
     #[error("the declarations in `{path}` cannot be used: {why}")]
     Declaration {
@@ -262,6 +270,7 @@ impl Fault for Error {
             Self::ForeignFailed(_) => "source.foreign-failed",
             Self::BadResult { .. } => "source.bad-result",
             Self::Command { .. } => "source.command",
+            Self::Burden { .. } => "source.burden",
             Self::Declaration { .. } => "source.declaration",
             Self::Truncated { .. } => "source.truncated",
             Self::DumpChanged(_) => "source.dump-changed",
@@ -301,6 +310,7 @@ impl Fault for Error {
             | Self::SetIncomplete { .. }
             | Self::ForeignFailed(_)
             | Self::Command { .. }
+            | Self::Burden { .. }
             | Self::Truncated { .. }
             | Self::DumpChanged(_)
             | Self::ConnectionLost { .. }
@@ -345,6 +355,9 @@ impl Fault for Error {
             Self::ForeignFailed(_) => "open the job in the product's own console; our last restore point stays".into(),
             Self::Command { .. } | Self::Truncated { .. } => {
                 "run it by hand as the server's user and read what it says".into()
+            }
+            Self::Burden { .. } => {
+                "run it at a quieter hour; what was stored already is not read into the store again".into()
             }
             Self::Declaration { .. } => {
                 "the file has to belong to root, be writable by nobody else, and name the command (docs/sources.md)".into()

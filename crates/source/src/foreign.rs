@@ -144,6 +144,7 @@ impl Source for ForeignSource {
                 seconds: control.clock.boot().saturating_sub(started).as_secs_f64(),
                 waited_seconds: 0.0,
                 fault_count: 0,
+                felt: None,
                 faults: Vec::new(),
                 reconnects: 0,
                 consistency: self.consistency(),

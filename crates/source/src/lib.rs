@@ -12,8 +12,10 @@
 //!   unpacked on the fly into a plain data directory that `pg_verifybackup` accepts.
 //! - [`sftp`]: a folder on any SFTP server, inside Debian's own `ssh` client, by the same marker rule.
 //! - [`mariadb`]: a consistent logical dump of a running MariaDB or MySQL server by Debian's own client.
+//! - [`dicom`]: a picture archive (Orthanc), study by study in bundles, while it goes on working.
 //! - [`command`]: the output of a command that this machine's administrator declared; commands before and
 //!   after another source.
+//! - [`gentle`]: around another source: limits by time of day, and backing off by the department's own answers.
 //! - [`foreign`]: another backup product's folder once its set is whole, or only what its result file says.
 //!
 //! **What can go wrong.** An item cannot be read (in use, denied, changed under our eyes): it is tried
@@ -30,8 +32,10 @@ mod child;
 pub mod command;
 pub mod config;
 pub mod control;
+pub mod dicom;
 pub mod error;
 pub mod foreign;
+pub mod gentle;
 pub mod mariadb;
 pub mod postgres;
 pub mod report;
@@ -40,7 +44,7 @@ pub mod sftp;
 pub mod smb;
 
 pub use config::Config;
-pub use control::{Cancel, Control, Phase, Progress};
+pub use control::{Cancel, Control, Pace, Phase, Progress};
 pub use error::Error;
 pub use report::Report;
 
@@ -49,7 +53,7 @@ use kuramori_model::tree::Sink;
 /// What a source is, without touching it: for lists, plans and logs.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Description {
-    /// `smb`, `postgres`, `sftp`, `mariadb`, `command`, `foreign`.
+    /// `smb`, `postgres`, `sftp`, `mariadb`, `dicom`, `command`, `foreign`.
     pub kind: &'static str,
     /// Host and port.
     pub server: String,
@@ -78,8 +82,10 @@ pub fn open(config: &Config) -> Result<Box<dyn Source>, Error> {
         Config::Smb(config) => Box::new(smb::SmbSource::new(config.clone())),
         Config::Postgres(config) => Box::new(postgres::PostgresSource::new(config.clone())),
         Config::Sftp(config) => Box::new(sftp::SftpSource::new(config.clone())),
+        Config::Dicom(config) => Box::new(dicom::DicomSource::new(config.clone())),
         Config::Mariadb(config) => Box::new(mariadb::MariadbSource::new(config.clone())),
         Config::Command(config) => Box::new(command::CommandSource::new(config.clone())),
+        Config::Gentle(config) => Box::new(gentle::GentleSource::new(config.clone())),
         Config::Around(config) => Box::new(command::AroundSource::new(config.clone())),
         Config::Foreign(config) => Box::new(foreign::ForeignSource::new(config.clone())),
     })

@@ -42,6 +42,30 @@ pub struct Report {
     pub consistency: Statement,
     /// Which server this came from.
     pub origin: Origin,
+    /// How much the department felt; none if nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub felt: Option<Felt>,
+}
+
+/// How long the department's own service took to answer, in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Felt {
+    /// What was asked.
+    pub probe: String,
+    /// The median before the run.
+    pub before_p50_ms: f64,
+    /// 99 of 100 before the run.
+    pub before_p99_ms: f64,
+    /// The median during the run.
+    pub during_p50_ms: f64,
+    /// 99 of 100 during the run.
+    pub during_p99_ms: f64,
+    /// Questions during the run.
+    pub asked: u64,
+    /// Questions that were not answered.
+    pub unanswered: u64,
+    /// Seconds in which we slowed down for it.
+    pub slowed_s: u64,
 }
 
 /// How many faults a report lists by name.
@@ -71,6 +95,8 @@ pub enum Origin {
     Sftp(SftpOrigin),
     /// A MariaDB or MySQL server.
     Mariadb(MariadbOrigin),
+    /// A picture archive.
+    Dicom(DicomOrigin),
     /// A declared command.
     Command(CommandOrigin),
 }
@@ -107,6 +133,25 @@ pub struct MariadbOrigin {
     pub without_transactions: Vec<String>,
     /// What the client said beside the dump.
     pub words: String,
+}
+
+/// Facts about a picture archive.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DicomOrigin {
+    /// Host and port.
+    pub server: String,
+    /// The archive's name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Studies in the restore point.
+    pub studies: u64,
+    /// Instances in them.
+    pub instances: u64,
+    /// Number of the archive's last change before the run.
+    pub changes_before: u64,
+    /// And after it: what came in between may be missing and comes with the next run.
+    pub changes_after: u64,
 }
 
 /// Facts about a command.

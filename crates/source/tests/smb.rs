@@ -433,3 +433,57 @@ fn names_that_are_not_unicode_do_not_stop_the_listing() {
     assert_eq!((named, report.fault_count), (vec![odd[0]], 1), "{:?}", report.faults);
     assert_eq!(report.files, 1);
 }
+
+#[test]
+fn shift_jis_names_of_an_old_server_come_as_the_same_characters() {
+    let mut samba = Samba::start();
+    // An old server keeps names in its own code; Samba is told so, and gives them as characters.
+    let config = fs_err::read_to_string(samba.path("smb.conf")).unwrap();
+    fs_err::write(samba.path("smb.conf"), config.replacen("[dump]", "unix charset = CP932\n[dump]", 1))
+        .unwrap();
+    samba.serve();
+    // 眼底写真, ソ (whose second byte is a backslash), and a half-width ｶﾅ.
+    let names: [(&[u8], &str); 3] = [
+        (b"\x8a\xe1\x92\xea\x8e\xca\x90\x5e.txt", "眼底写真.txt"),
+        (b"\x83\x5c.txt", "ソ.txt"),
+        (b"\xb6\xc5.txt", "ｶﾅ.txt"),
+    ];
+    for (raw, shown) in names {
+        fs_err::write(samba.dump().join(OsStr::from_bytes(raw)), shown).unwrap();
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let mut sink = Folder::new(temp.path());
+    let report = read(samba.config(), &mut sink, &control()).unwrap();
+    assert_eq!((report.files, report.fault_count), (3, 0), "{:?}", report.faults);
+    for (_, shown) in names {
+        assert_eq!(fs_err::read_to_string(sink.root.join(shown)).unwrap(), shown);
+    }
+}
+
+/// The most memory that this process ever held, in MiB.
+fn peak() -> u64 {
+    let status = fs_err::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+#[test]
+fn one_folder_with_very_many_files_comes_in_bounded_memory() {
+    let files: u64 = match std::env::var("KURAMORI_LONG").as_deref() {
+        Ok("million") => 1_000_000,
+        Ok(_) => 100_000,
+        Err(_) => 4000,
+    };
+    let samba = Samba::start();
+    let folder = samba.dump().join("全部");
+    fs_err::create_dir(&folder).unwrap();
+    for n in 0..files {
+        fs_err::write(folder.join(format!("検査結果_{n:07}.dat")), n.to_le_bytes()).unwrap();
+    }
+    let before = peak();
+    let report = SmbSource::new(samba.config()).read(&mut Nothing, &control()).unwrap();
+    println!("{}; peak {before} MiB before, {} MiB after", speed(&report), peak());
+    assert_eq!((report.files, report.bytes, report.fault_count), (files, files * 8, 0));
+    // The listing of one folder is held: some 300 bytes per name, and nothing that grows with content.
+    assert!(peak() - before < 64 + files / 2000, "{} MiB", peak() - before);
+}

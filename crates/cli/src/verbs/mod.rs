@@ -15,6 +15,7 @@ mod runbook;
 mod server;
 mod system;
 mod vault;
+mod windows;
 
 use clap::Subcommand;
 

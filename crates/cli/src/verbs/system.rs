@@ -11,7 +11,7 @@ use kuramori_model::fault::Exit;
 use kuramori_server::register::{self, Entry};
 use serde_json::{Map, Value, json};
 
-use super::server::Connect;
+use super::{server::Connect, windows};
 use crate::{
     Outcome,
     failure::{CliError, Failure},
@@ -89,6 +89,19 @@ struct Add {
     /// 0600, instead of printing them
     #[arg(long, value_name = "FOLDER")]
     credentials: Option<PathBuf>,
+    /// Take over this existing restic repository with its history: a folder of this machine, which is only read
+    #[arg(long, value_name = "FOLDER", requires = "import_password", conflicts_with_all = ["from", "source"])]
+    import: Option<PathBuf>,
+    /// File with that repository's password
+    #[arg(long, value_name = "FILE", requires = "import")]
+    import_password: Option<PathBuf>,
+    /// For a Windows server: write script, scheduled task and credentials for stock restic with VSS into this
+    /// folder
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = ["from", "source", "credentials"])]
+    windows: Option<PathBuf>,
+    /// A folder or drive of the Windows server to back up: `D:\Data`; may be repeated
+    #[arg(long, value_name = "PATH", requires = "windows")]
+    windows_path: Vec<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -207,11 +220,35 @@ fn entries(new: &Add) -> Result<Vec<Entry>, Failure> {
 
 fn add(new: &Add, ui: &Ui) -> Outcome {
     let client = new.connect.client()?;
+    if new.windows.is_some() && new.windows_path.is_empty() {
+        return Err(CliError::Argument("name at least one `--windows-path`".to_owned()).into());
+    }
     for entry in entries(new)? {
-        let added: Value = client.post("/v1/systems", &entry)?;
+        let added: Value = match (&new.import, &new.import_password) {
+            (Some(from), Some(password_file)) => {
+                let import = json!({ "entry": entry, "from": absolute(from)?, "password_file": absolute(password_file)? });
+                let imported: Value = client.post("/v1/imports", &import)?;
+                ui.line(format!(
+                    "{}: {}",
+                    ui.pick("引き継いだ復元点", "restore points taken over"),
+                    imported["points"]
+                ));
+                imported["added"].clone()
+            }
+            _ => client.post("/v1/systems", &entry)?,
+        };
         let id = entry.id.as_str();
         ui.line(format!("{}: {id}", ui.pick("登録しました", "registered")));
         let granted = if added["product"].is_object() { &added["product"] } else { &added["client"] };
+        if let Some(folder) = &new.windows {
+            let folder = folder.join(id);
+            credentials(&folder, granted)?;
+            let cron = added["system"]["schedule"]["cron"].as_str().unwrap_or_default();
+            windows::write(&folder, id, &new.windows_path, cron)?;
+            ui.line(format!("  {}: {}", ui.pick("Windows 用一式", "for Windows"), folder.display()));
+            ui.data(&json!({ "system": added["system"], "windows": folder }));
+            continue;
+        }
         match &new.credentials {
             Some(folder) if granted.is_object() => {
                 credentials(&folder.join(id), granted)?;
@@ -234,6 +271,11 @@ fn add(new: &Add, ui: &Ui) -> Outcome {
         }
     }
     Ok(Exit::Done)
+}
+
+/// The server reads it with its own working folder.
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    Ok(std::path::absolute(path).map_err(CliError::File)?)
 }
 
 /// What a restic client needs, one file each, readable by the owner only.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | GET | `/v1/status` | the first screen's facts |
 //! | GET POST | `/v1/systems` | list; register (answers the client's credentials once) |
+//! | POST | `/v1/imports` | take over an existing restic repository with its history |
 //! | GET PUT DELETE | `/v1/systems/{id}` | show; edit (`?version=`); remove |
 //! | GET POST | `/v1/runs` | list (`?system=&open=&before=&limit=`); run a backup now (202) |
 //! | GET | `/v1/runs/{number}` | one run with its progress |
@@ -60,6 +61,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/status", get(work::status))
         .route("/v1/systems", get(register::list).post(register::add))
         .route("/v1/systems/{id}", get(register::show).put(register::edit).delete(register::remove))
+        .route("/v1/imports", post(register::import))
         .route("/v1/runs", get(work::runs).post(work::start))
         .route("/v1/runs/{number}", get(work::run))
         .route("/v1/runs/{number}/cancel", post(work::cancel))

@@ -13,6 +13,7 @@ use super::{Answer, Problem};
 use crate::{
     App,
     enrol::{Enrolment, Vault},
+    import::{Import, Imported},
     logins::{Grant, REPORTS, SHELF},
     register::Entry,
     results,
@@ -71,6 +72,13 @@ pub(super) async fn add(
     Json(entry): Json<Entry>,
 ) -> Result<(StatusCode, Json<Added>), Problem> {
     Ok((StatusCode::CREATED, Json(app.register(&entry).await?)))
+}
+
+pub(super) async fn import(
+    State(app): State<App>,
+    Json(import): Json<Import>,
+) -> Result<(StatusCode, Json<Imported>), Problem> {
+    Ok((StatusCode::CREATED, Json(app.import(import).await?)))
 }
 
 #[derive(Debug, Deserialize)]

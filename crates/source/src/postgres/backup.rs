@@ -1,6 +1,6 @@
 //! One `BASE_BACKUP`: what is asked, and what has to come before it counts as done.
 
-use std::{collections::HashSet, io, sync::Arc};
+use std::{collections::HashSet, io};
 
 use jiff::Timestamp;
 use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath};
@@ -111,7 +111,7 @@ impl<'a> Backup<'a> {
                 origin.tablespaces.push(Tablespace { oid, path: path.clone() });
             }
         }
-        let bucket = Bucket::new(Arc::clone(&self.control.clock), self.control.rate);
+        let bucket = Bucket::new(self.control);
         let manifest = if major >= ONE_STREAM {
             self.one_stream(session, sink, &bucket, &origin.tablespaces)?
         } else {

@@ -78,6 +78,7 @@ impl Source for PostgresSource {
             seconds: control.clock.boot().saturating_sub(started).as_secs_f64(),
             waited_seconds: 0.0,
             fault_count: 0,
+            felt: None,
             faults: Vec::new(),
             reconnects: 0,
             consistency: consistency(),

@@ -74,7 +74,7 @@ pub(super) async fn file(link: Arc<Link>, path: Wide, size: u64, to: Sender<Piec
 
 async fn small(link: &Link, path: &Wide, size: &mut u64, to: &Sender<Piece>) -> Result<(), Failure> {
     let asked = u32::try_from(*size).unwrap_or(u32::MAX);
-    link.pause(link.bucket.take(u64::from(asked))).await;
+    link.granted(u64::from(asked)).await;
     let (opened, content) = link.run(|live| read_whole(live, path, asked)).await?;
     *size = opened.size;
     let Some(content) = content else { return Err(Failure::Item(Trouble::Changed)) };
@@ -192,10 +192,7 @@ async fn stream(
             };
             let Some(permit) = permit else { break };
             let length = u32::try_from((size - asked).min(u64::from(piece))).unwrap_or(piece);
-            let wait = link.bucket.take(u64::from(length));
-            if !wait.is_zero() {
-                link.pause(wait).await;
-            }
+            link.granted(u64::from(length)).await;
             permits.push_back(permit);
             let request = wire::read(handle, asked, length);
             let (connection, tree) = (live.connection.clone(), live.tree);

@@ -51,7 +51,7 @@ impl Io {
             control.patience,
             Arc::clone(&control.clock),
             Arc::clone(&pulse),
-            Bucket::new(Arc::clone(&control.clock), control.rate),
+            Bucket::new(control),
             Arc::clone(&verdict),
         );
         let runtime =

@@ -133,6 +133,8 @@ pub(super) struct Link {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) pulse: Arc<Pulse>,
     pub(super) bucket: Bucket,
+    /// Whose turn it is to wait for the bucket.
+    turn: tokio::sync::Mutex<()>,
     state: tokio::sync::Mutex<State>,
     verdict: Arc<Mutex<Option<Error>>>,
 }
@@ -154,6 +156,7 @@ impl Link {
             clock,
             pulse,
             bucket,
+            turn: tokio::sync::Mutex::default(),
             state: tokio::sync::Mutex::default(),
             verdict,
         }
@@ -202,6 +205,14 @@ impl Link {
                     state.last_break = why;
                 }
             }
+        }
+    }
+
+    /// Waits until so many bytes may be asked for, one asker after the other.
+    pub(super) async fn granted(&self, bytes: u64) {
+        let _turn = self.turn.lock().await;
+        while let Err(wait) = self.bucket.try_take(bytes) {
+            self.pause(wait.min(Duration::from_millis(100))).await;
         }
     }
 

@@ -122,6 +122,7 @@ impl Source for SmbSource {
             seconds: control.clock.boot().saturating_sub(started).as_secs_f64(),
             waited_seconds: waited.as_secs_f64(),
             fault_count: tally.fault_count,
+            felt: None,
             faults: tally.faults,
             reconnects,
             consistency: self.consistency(),

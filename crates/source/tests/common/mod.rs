@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 pub mod mariadb;
+pub mod orthanc;
 pub mod postgres;
 pub mod samba;
 pub mod sshd;
