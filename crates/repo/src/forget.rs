@@ -154,7 +154,7 @@ impl<State> Repository<State> {
         let lock = self.lock(LockMode::Exclusive, patience)?;
         let ids: HashSet<_> = ids.iter().collect();
         for id in ids {
-            lock.check()?;
+            lock.confirm()?;
             self.store().remove(FileKind::Snapshot, *id)?;
         }
         Ok(())

@@ -6,11 +6,12 @@
 //! [`Index`]'s methods, so that a mapped file can take this place when repositories outgrow memory.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::{BuildHasher, RandomState},
 };
 
 use crate::{
+    bits::Bits,
     format::{
         blob::{BlobId, BlobKind, PackedBlob},
         crypto,
@@ -102,7 +103,11 @@ impl Table {
 #[derive(Debug, Default)]
 pub struct Index {
     packs: Vec<FileId>,
+    /// Of each pack the first byte after its last blob.
+    ends: Vec<u64>,
     ordinals: HashMap<FileId, u32>,
+    /// Packs that the store did not have when somebody looked: what they held is not there.
+    absent: HashSet<u32>,
     data: Table,
     trees: Table,
 }
@@ -120,9 +125,12 @@ impl Index {
         let next = u32::try_from(self.packs.len()).expect("an index in memory has fewer than 2^32 packs");
         let ordinal = *self.ordinals.entry(pack.id).or_insert_with(|| {
             self.packs.push(pack.id);
+            self.ends.push(0);
             next
         });
         for blob in &pack.blobs {
+            let end = &mut self.ends[ordinal as usize];
+            *end = (*end).max(u64::from(blob.offset) + u64::from(blob.length));
             let entry = Entry {
                 id: blob.id,
                 pack: ordinal,
@@ -150,14 +158,40 @@ impl Index {
         }
     }
 
-    /// Every place where the blob lies.
+    /// Every place where the blob lies; those whose pack the store did not have come last.
     pub fn locations(&self, kind: BlobKind, id: &BlobId) -> Vec<Location> {
-        self.table(kind).chain(id).map(|entry| self.location(kind, entry)).collect()
+        let mut entries: Vec<_> = self.table(kind).chain(id).collect();
+        entries.sort_by_key(|entry| self.absent.contains(&entry.pack));
+        entries.into_iter().map(|entry| self.location(kind, entry)).collect()
     }
 
-    /// Whether the blob lies anywhere.
+    /// Whether the blob lies anywhere, as far as the packs are there.
     pub fn contains(&self, kind: BlobKind, id: &BlobId) -> bool {
-        self.table(kind).chain(id).next().is_some()
+        self.table(kind).chain(id).any(|entry| self.absent.is_empty() || !self.absent.contains(&entry.pack))
+    }
+
+    /// Compares the packs with those that the store has, each with its size. What lies in a pack that is
+    /// missing or cut short counts as not there from now on. Gives the names of such packs.
+    pub fn compare(&mut self, stored: &mut dyn Iterator<Item = (FileId, u64)>) -> Vec<FileId> {
+        let mut found = Bits::new(self.packs.len());
+        for (id, size) in stored {
+            if let Some(ordinal) = self.ordinals.get(&id)
+                && size > self.ends[*ordinal as usize]
+            {
+                found.insert(*ordinal as usize);
+            }
+        }
+        let missing = |position: &usize| !found.contains(*position);
+        self.absent = (0..self.packs.len())
+            .filter(missing)
+            .filter_map(|position| u32::try_from(position).ok())
+            .collect();
+        (0..self.packs.len()).filter(missing).map(|position| self.packs[position]).collect()
+    }
+
+    /// The first byte after the pack's last blob; 0 for a pack that no index file names.
+    pub fn end_of(&self, pack: &FileId) -> u64 {
+        self.ordinals.get(pack).map_or(0, |ordinal| self.ends[*ordinal as usize])
     }
 
     /// Length of the blob's plain bytes, if it lies anywhere.

@@ -5,6 +5,11 @@
 //! (new file first, then the old one goes). Any client may delete any lock, so a lock guards against an
 //! administrator's command line, never against a hostile writer.
 //!
+//! A holder whose lock was gone for a while can never go on as if nothing had happened: others may have worked
+//! alone meanwhile. So a lock is *lost for good* when 22 minutes passed without a renewal (a machine that
+//! slept, a store that did not answer), or when somebody removed its file. Before the one write that makes
+//! work visible, and before anything is removed, [`LockGuard::confirm`] asks the store itself.
+//!
 //! A lock that the holder's crash left behind blocks until somebody removes it; the ones that *this* machine
 //! left behind, whose process is gone, are removed by us at the next start.
 
@@ -27,6 +32,7 @@ const RENEW: Duration = Duration::from_mins(5);
 const GIVE_UP: Duration = Duration::from_mins(22);
 const SETTLE: Duration = Duration::from_millis(200);
 const RETRY: Duration = Duration::from_secs(1);
+const REMOVED: &str = "somebody removed its file, so others may have worked here alone";
 
 /// Locks that live in this process, so that a lock with our process id and nobody behind it is known.
 static OURS: LazyLock<Mutex<HashSet<FileId>>> = LazyLock::new(Mutex::default);
@@ -60,19 +66,52 @@ struct State {
     id: FileId,
     /// Boot time of the last renewal that went through.
     renewed: Duration,
+    /// Files of this lock that a newer one replaced and that could not be removed yet.
+    old: Vec<FileId>,
     stop: bool,
+    /// Why the last renewal did not go through.
     failure: Option<String>,
+    /// Why the lock is lost; never taken back.
+    lost: Option<String>,
+}
+
+impl State {
+    /// Notes a lock that was not renewed in time, whatever happens to it later.
+    fn judge(&mut self, now: Duration) -> Result<()> {
+        if self.lost.is_none() && now.saturating_sub(self.renewed) >= GIVE_UP {
+            let why = self.failure.take();
+            self.lost = Some(why.unwrap_or_else(|| "it was not renewed for 22 minutes".to_owned()));
+        }
+        match &self.lost {
+            Some(why) => Err(Error::LockLost { why: why.clone() }),
+            None => Ok(()),
+        }
+    }
 }
 
 impl LockGuard {
-    /// [`Error::LockLost`] when the lock could not be renewed for 22 minutes: whoever writes must stop now.
+    /// [`Error::LockLost`] once the lock could not be renewed for 22 minutes, or was found removed: whoever
+    /// writes must stop now. Asks nobody; see [`confirm`](Self::confirm).
     pub fn check(&self) -> Result<()> {
-        let state = lock(&self.shared.state);
-        if self.shared.core.context.clock.boot().saturating_sub(state.renewed) < GIVE_UP {
-            return Ok(());
+        lock(&self.shared.state).judge(self.shared.core.context.clock.boot())
+    }
+
+    /// Like [`check`](Self::check), and asks the store whether the lock's file is still there.
+    pub fn confirm(&self) -> Result<()> {
+        self.check()?;
+        loop {
+            let id = self.id();
+            match self.shared.core.store.size(FileKind::Lock, id) {
+                Ok(_) => return self.check(),
+                // Renewed between the two looks: look for its new name.
+                Err(Error::Missing { .. }) if self.id() != id => {}
+                Err(Error::Missing { .. }) => {
+                    lock(&self.shared.state).lost = Some(REMOVED.to_owned());
+                    return self.check();
+                }
+                Err(other) => return Err(other),
+            }
         }
-        let why = state.failure.clone().unwrap_or_else(|| "it was not renewed for 22 minutes".to_owned());
-        Err(Error::LockLost { why })
     }
 
     /// The lock file as it is named now.
@@ -89,11 +128,14 @@ impl Drop for LockGuard {
             // The thread holds nothing of value; a panic in it was already reported.
             let _ = renewer.join();
         }
-        let id = self.id();
-        if let Err(error) = self.shared.core.store.remove(FileKind::Lock, id) {
-            tracing::warn!(lock = %id, "cannot remove our lock: {}", kuramori_model::fault::chain(&error));
+        let mut ids = std::mem::take(&mut lock(&self.shared.state).old);
+        ids.push(self.id());
+        for id in ids {
+            if let Err(error) = self.shared.core.store.remove(FileKind::Lock, id) {
+                tracing::warn!(lock = %id, "cannot remove our lock: {}", kuramori_model::fault::chain(&error));
+            }
+            lock(&OURS).remove(&id);
         }
-        lock(&OURS).remove(&id);
     }
 }
 
@@ -156,7 +198,14 @@ fn take(core: &Arc<Core>, mode: LockMode) -> Result<LockGuard> {
         removed?;
         return Err(conflict);
     }
-    let state = State { id, renewed: core.context.clock.boot(), stop: false, failure: None };
+    let state = State {
+        id,
+        renewed: core.context.clock.boot(),
+        old: Vec::new(),
+        stop: false,
+        failure: None,
+        lost: None,
+    };
     let shared =
         Arc::new(Held { core: Arc::clone(core), mode, state: Mutex::new(state), wake: Condvar::new() });
     let held = Arc::clone(&shared);
@@ -255,29 +304,57 @@ fn renew(held: &Held) {
                 .0;
             continue;
         }
-        let old = state.id;
+        if state.judge(clock.boot()).is_err() {
+            // A machine that slept wakes up here. A new lock would only hide that the old one had lapsed.
+            return;
+        }
+        let id = state.id;
         drop(state);
-        let outcome = write(&held.core, held.mode).and_then(|new| {
-            lock(&OURS).insert(new);
-            Ok((new, held.core.store.remove(FileKind::Lock, old)?))
-        });
+        let written = match held.core.store.size(FileKind::Lock, id) {
+            Ok(_) => write(&held.core, held.mode).map(Some),
+            Err(Error::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        };
         state = lock(&held.state);
-        match outcome {
-            Ok((new, ())) => {
-                lock(&OURS).remove(&old);
+        match written {
+            Ok(Some(new)) => {
+                lock(&OURS).insert(new);
+                // The new name counts from now on; only then the old file goes, so that `confirm` always
+                // finds one of them.
+                state.old.push(id);
                 state.id = new;
                 state.renewed = clock.boot();
                 state.failure = None;
                 next = state.renewed + RENEW;
             }
+            Ok(None) => state.lost = Some(REMOVED.to_owned()),
             Err(error) => {
-                tracing::warn!(
-                    "cannot renew the repository's lock: {}",
-                    kuramori_model::fault::chain(&error)
-                );
-                state.failure = Some(kuramori_model::fault::chain(&error));
+                let why = kuramori_model::fault::chain(&error);
+                tracing::warn!("cannot renew the repository's lock: {why}");
+                state.failure = Some(why);
                 next = clock.boot() + RENEW / 10;
             }
         }
+        let old = std::mem::take(&mut state.old);
+        drop(state);
+        let kept = remove_old(&held.core, old);
+        state = lock(&held.state);
+        state.old = kept;
     }
+}
+
+/// Removes files of our lock that a newer one replaced; gives those that are still there.
+fn remove_old(core: &Core, mut old: Vec<FileId>) -> Vec<FileId> {
+    old.retain(|id| match core.store.remove(FileKind::Lock, *id) {
+        Ok(()) => {
+            lock(&OURS).remove(id);
+            false
+        }
+        Err(error) => {
+            let why = kuramori_model::fault::chain(&error);
+            tracing::warn!(lock = %id, "cannot remove an older file of our lock yet: {why}");
+            true
+        }
+    });
+    old
 }

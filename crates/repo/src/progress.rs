@@ -1,4 +1,5 @@
-//! How far long work has come: counters that the worker adds to and anybody may read.
+//! How far long work has come: counters that the workers add to and anybody may read. Backup, restore, check,
+//! prune and mirror all count here.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,6 +10,8 @@ pub struct Progress {
     total_items: AtomicU64,
     bytes: AtomicU64,
     total_bytes: AtomicU64,
+    stored: AtomicU64,
+    faults: AtomicU64,
 }
 
 /// One look at a [`Progress`].
@@ -22,6 +25,10 @@ pub struct Stand {
     pub bytes: u64,
     /// How many there are, as far as known.
     pub total_bytes: u64,
+    /// Bytes that were new and went into packs, as stored.
+    pub stored: u64,
+    /// Items that could not be done.
+    pub faults: u64,
 }
 
 impl Progress {
@@ -37,13 +44,26 @@ impl Progress {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Where the work stands.
+    /// Adds bytes that went into packs.
+    pub fn stored(&self, bytes: u64) {
+        self.stored.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Adds an item that could not be done.
+    pub fn fault(&self) {
+        self.faults.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How far it is now.
     pub fn stand(&self) -> Stand {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stand {
-            items: self.items.load(Ordering::Relaxed),
-            total_items: self.total_items.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-            total_bytes: self.total_bytes.load(Ordering::Relaxed),
+            items: get(&self.items),
+            total_items: get(&self.total_items),
+            bytes: get(&self.bytes),
+            total_bytes: get(&self.total_bytes),
+            stored: get(&self.stored),
+            faults: get(&self.faults),
         }
     }
 }

@@ -9,7 +9,9 @@
 //! 3. only then the packs go.
 //!
 //! A crash leaves blobs twice or packs that nobody names; the next prune finds both. If any restore point
-//! cannot be read whole, nothing is pruned: what it needs is not known.
+//! cannot be read whole, nothing is pruned: what it needs is not known. And where a needed blob lies in
+//! several packs, the copy that stays was opened and hashed before another one may go: the first may be the
+//! one that a failing disk has damaged.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,8 +21,9 @@ use std::{
 use crate::{
     Cancel, Error, Result,
     backup::{Options, Repacker},
-    format::blob::BlobKind,
+    format::blob::{BlobId, BlobKind},
     index::Location,
+    live::Live,
     lock::{LockGuard, LockMode},
     progress::Progress,
     repository::{Indexed, Opened, Repository},
@@ -81,6 +84,12 @@ struct Usage {
     total: u64,
 }
 
+/// Whether the store has the pack, long enough to hold the blob.
+fn fits(location: &Location, there: &HashMap<FileId, u64>) -> bool {
+    let end = u64::from(location.blob.offset) + u64::from(location.blob.length);
+    there.get(&location.pack).is_some_and(|size| *size > end)
+}
+
 impl Repository<Opened> {
     /// Takes the exclusive lock and decides what can go.
     ///
@@ -90,63 +99,97 @@ impl Repository<Opened> {
         let lock = self.lock(LockMode::Exclusive, options.patience)?;
         let roots: Vec<_> = self.snapshots()?.into_iter().map(|(_, snapshot)| snapshot.tree).collect();
         let repository = self.clone().index()?;
-        let live = repository.live(roots, cancel)?;
-        if let Some(flaw) = live.flaws.into_iter().next() {
+        let mut live = repository.live(roots, cancel)?;
+        if let Some(flaw) = live.flaws.drain(..).next() {
             return Err(flaw);
         }
-        // Of a blob in several packs, the first place counts as needed and the others as free.
-        let mut needed = Vec::new();
-        let mut usage: HashMap<FileId, Usage> = HashMap::new();
-        repository.with_index(|index| {
-            for (kind, bits) in [(BlobKind::Data, &live.data), (BlobKind::Tree, &live.trees)] {
-                for (position, location) in index.entries(kind).enumerate() {
-                    let pack = usage.entry(location.pack).or_default();
-                    pack.total += u64::from(location.blob.length);
-                    let first = bits.contains(position)
-                        && index.positions(kind, &location.blob.id).iter().min() == Some(&position);
-                    if first {
-                        pack.used += u64::from(location.blob.length);
-                        needed.push(location);
-                    }
-                }
-            }
-        });
-        let (plan, going) = repository.choose(&usage, options)?;
+        let mut there = HashMap::new();
+        repository.store().list(FileKind::Pack, &mut |id, size| {
+            there.insert(id, size);
+            Ok(())
+        })?;
+        let (mut needed, twice, mut usage) = repository.usage(&live, &there);
+        for (kind, id) in twice {
+            cancel.check()?;
+            let location = repository.best_copy(kind, &id, &there)?;
+            usage.entry(location.pack).or_default().used += u64::from(location.blob.length);
+            needed.push(location);
+        }
+        let (plan, going) = Repository::choose(&usage, &there, options)?;
         needed.retain(|location| going.contains(&location.pack));
         needed.sort_unstable_by_key(|location| (location.pack, location.blob.offset));
         Ok(Pruning { repository, lock, plan, going, moving: needed })
     }
 }
 
+/// Needed blobs with one place, needed blobs with several, and what each pack holds of the former.
+type Sorted = (Vec<Location>, Vec<(BlobKind, BlobId)>, HashMap<FileId, Usage>);
+
 impl Repository<Indexed> {
+    fn usage(&self, live: &Live, there: &HashMap<FileId, u64>) -> Sorted {
+        let (mut needed, mut twice, mut usage) = (Vec::new(), Vec::new(), HashMap::<_, Usage>::new());
+        self.with_index(|index| {
+            for (kind, bits) in [(BlobKind::Data, &live.data), (BlobKind::Tree, &live.trees)] {
+                for (position, location) in index.entries(kind).enumerate() {
+                    let pack = usage.entry(location.pack).or_default();
+                    pack.total += u64::from(location.blob.length);
+                    if !bits.contains(position) {
+                        continue;
+                    }
+                    let places = index.positions(kind, &location.blob.id);
+                    if places.len() == 1 && fits(&location, there) {
+                        pack.used += u64::from(location.blob.length);
+                        needed.push(location);
+                    } else if places.iter().min() == Some(&position) {
+                        twice.push((kind, location.blob.id));
+                    }
+                }
+            }
+        });
+        (needed, twice, usage)
+    }
+
+    /// The first copy of a blob that opens and has the hash that is its id.
+    fn best_copy(&self, kind: BlobKind, id: &BlobId, there: &HashMap<FileId, u64>) -> Result<Location> {
+        let mut first = None;
+        for location in self.with_index(|index| index.locations(kind, id)) {
+            if !fits(&location, there) {
+                first.get_or_insert_with(|| Error::missing(FileKind::Pack, location.pack));
+                continue;
+            }
+            match self.load_blob_at(&location) {
+                Ok(_) => return Ok(location),
+                Err(error @ (Error::Damaged { .. } | Error::Missing { .. } | Error::Io { .. })) => {
+                    first.get_or_insert(error);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Err(first.unwrap_or_else(|| Error::Missing { file: format!("{kind} blob {id}") }))
+    }
+
     fn choose(
-        &self,
         usage: &HashMap<FileId, Usage>,
+        there: &HashMap<FileId, u64>,
         options: &PruneOptions,
     ) -> Result<(PrunePlan, HashSet<FileId>)> {
         let mut plan = PrunePlan::default();
         let mut going = HashSet::new();
-        let mut there = HashSet::new();
-        self.store().list(FileKind::Pack, &mut |id, size| {
-            there.insert(id);
-            if usage.get(&id).is_none_or(|pack| pack.used == 0) {
-                going.insert(id);
+        for (id, size) in there {
+            if usage.get(id).is_none_or(|pack| pack.used == 0) {
+                going.insert(*id);
                 plan.remove_packs += 1;
                 plan.remove_bytes += size;
             }
-            Ok(())
-        })?;
+        }
         let mut partly = Vec::new();
         let (mut kept_total, mut unused) = (0, 0);
         for (id, pack) in usage {
             if going.contains(id) {
                 continue;
             }
-            if !there.contains(id) {
-                if pack.used > 0 {
-                    return Err(Error::missing(FileKind::Pack, *id));
-                }
-                // Named by an index file, gone, and not needed: only the name goes.
+            if !there.contains_key(id) {
+                // Named by an index file, gone, and not needed (or held elsewhere): only the name goes.
                 going.insert(*id);
                 continue;
             }
@@ -186,10 +229,12 @@ impl Pruning {
     pub fn execute(self, progress: &Progress, cancel: &Cancel) -> Result<PrunePlan> {
         progress.plan(self.plan.remove_packs + self.plan.repack_packs, self.plan.repack_bytes);
         self.repack(progress, cancel)?;
+        self.lock.confirm()?;
         self.replace_index()?;
-        for id in &self.going {
+        for (number, id) in self.going.iter().enumerate() {
             cancel.check()?;
-            self.lock.check()?;
+            // The store is asked from time to time, not for each pack: it would double the requests.
+            if number % 64 == 0 { self.lock.confirm() } else { self.lock.check() }?;
             self.repository.store().remove(FileKind::Pack, *id)?;
             progress.done(1, 0);
         }

@@ -11,8 +11,8 @@ use crate::{
     repository::{Indexed, Repository},
 };
 
-/// Deepest folder that is followed; a forged tree cannot exhaust the stack.
-const DEPTH_MAX: usize = 1000;
+/// Deepest folder that is followed; no path of a real system is longer than 4,096 bytes.
+const DEPTH_MAX: usize = 2100;
 
 /// What [`Repository::walk`] does after a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +21,13 @@ pub enum Descend {
     Into,
     /// Leave it out.
     Past,
+}
+
+/// A folder on the way, and what of it was not visited yet.
+struct Level {
+    path: Option<TreePath>,
+    tree: BlobId,
+    nodes: std::vec::IntoIter<Node>,
 }
 
 impl Repository<Indexed> {
@@ -32,24 +39,18 @@ impl Repository<Indexed> {
         cancel: &Cancel,
         visit: &mut dyn FnMut(&TreePath, &Node) -> Result<Descend>,
     ) -> Result<()> {
-        self.walk_below(None, root, 0, cancel, visit)
-    }
-
-    fn walk_below(
-        &self,
-        folder: Option<&TreePath>,
-        tree: &BlobId,
-        depth: usize,
-        cancel: &Cancel,
-        visit: &mut dyn FnMut(&TreePath, &Node) -> Result<Descend>,
-    ) -> Result<()> {
-        let damaged = |why: String| Error::Damaged { file: format!("tree blob {tree}"), why };
-        if depth > DEPTH_MAX {
-            return Err(damaged(format!("it lies more than {DEPTH_MAX} folders deep")));
-        }
-        for node in self.load_tree(tree)?.nodes {
+        // Levels lie on the heap: a forged tree cannot exhaust the stack.
+        let mut levels =
+            vec![Level { path: None, tree: *root, nodes: self.load_tree(root)?.nodes.into_iter() }];
+        while let Some(level) = levels.last_mut() {
+            let Some(node) = level.nodes.next() else {
+                levels.pop();
+                continue;
+            };
             cancel.check()?;
-            let path = match folder {
+            let tree = level.tree;
+            let damaged = |why: String| Error::Damaged { file: format!("tree blob {tree}"), why };
+            let path = match &level.path {
                 Some(folder) => folder.join(&node.name),
                 None => TreePath::new(node.name.clone()),
             };
@@ -57,7 +58,11 @@ impl Repository<Indexed> {
             if visit(&path, &node)? == Descend::Into && node.kind == NodeKind::Dir {
                 let subtree =
                     node.subtree.ok_or_else(|| damaged(format!("the folder `{path}` has no tree")))?;
-                self.walk_below(Some(&path), &subtree, depth + 1, cancel, visit)?;
+                if levels.len() > DEPTH_MAX {
+                    return Err(damaged(format!("it lies more than {DEPTH_MAX} folders deep")));
+                }
+                let nodes = self.load_tree(&subtree)?.nodes.into_iter();
+                levels.push(Level { path: Some(path), tree: subtree, nodes });
             }
         }
         Ok(())

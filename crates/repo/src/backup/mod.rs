@@ -38,7 +38,7 @@ pub(crate) use parent::{find, is_unchanged, load_tree};
 pub(crate) use queue::{Batch, DirTask};
 pub(crate) use repack::Repacker;
 pub(crate) use session::{Change, Session};
-pub use session::{Note, Progress, Report};
+pub use session::{Note, Report};
 pub(crate) use sink::node_of;
 
 use crate::{
@@ -46,11 +46,12 @@ use crate::{
     chunk::Chunking,
     format::snapshot::{self, INCOMPLETE, Snapshot, Summary},
     lock::{LockGuard, LockMode},
+    progress::{Progress, Stand},
     store::{FileId, FileKind},
 };
 
 /// Something that is told how far the work is, at most five times a second.
-pub type Watcher = Arc<dyn Fn(&Progress) + Send + Sync>;
+pub type Watcher = Arc<dyn Fn(&Stand) + Send + Sync>;
 
 /// How a backup runs. [`Options::default`] fits a server with a few cores.
 #[derive(Clone)]
@@ -75,6 +76,8 @@ pub struct Options {
     pub patience: Duration,
     /// Stops the work.
     pub cancel: Cancel,
+    /// Counts files, bytes and what is new. Each backup needs one of its own.
+    pub progress: Arc<Progress>,
     /// Is told the progress.
     pub watcher: Option<Watcher>,
 }
@@ -92,6 +95,7 @@ impl Default for Options {
             parent: None,
             patience: Duration::ZERO,
             cancel: Cancel::default(),
+            progress: Arc::default(),
             watcher: None,
         }
     }
@@ -170,11 +174,16 @@ impl Repository<Indexed> {
         let lock = self.lock(LockMode::Shared, options.patience)?;
         // What others committed while we waited counts for us, too.
         self.refresh()?;
+        let missed = self.compare_packs()?;
         let parent = parent::Parent::load(self, options.parent)?;
         let started = self.core.context.clock.now();
         let processors = std::thread::available_parallelism().map_or(2, usize::from);
         let count = options.threads.unwrap_or(processors + 1).max(1);
         let session = Session::new(self.clone(), options);
+        for pack in missed {
+            let why = "the store misses this pack; what the source still has of it is stored anew";
+            session.note(format!("data/{pack}"), why.to_owned());
+        }
         let root = Folder::root(parent.root());
         let mut backup =
             Backup { session, threads: Vec::new(), folders: BTreeMap::new(), root, parent, started, lock };
@@ -201,8 +210,8 @@ impl Backup {
     }
 
     /// How far the work is.
-    pub fn progress(&self) -> Progress {
-        self.session.progress()
+    pub fn progress(&self) -> Stand {
+        self.session.options.progress.stand()
     }
 
     /// The snapshot against which unchanged files are found.
@@ -239,7 +248,8 @@ impl Backup {
         closed.and_then(|()| self.session.going()).map_err(|error| self.session.cause(error))?;
         let repo = &self.session.repo;
         repo.flush_index()?;
-        self.lock.check()?;
+        // Without a lock a prune may have taken what we rely on for known: then nothing becomes visible.
+        self.lock.confirm()?;
         self.session.options.cancel.check()?;
 
         let report = self.session.report();

@@ -1,6 +1,7 @@
 //! What all threads of one backup share: saving a blob, counting, failing.
 
 use std::{
+    cell::RefCell,
     collections::HashSet,
     io::Read,
     path::PathBuf,
@@ -22,7 +23,7 @@ use crate::{
     chunk::{CutError, Cutter},
     format::{
         blob::{BlobId, BlobKind, PackedBlob},
-        compress,
+        compress, crypto,
         node::Node,
         snapshot::Summary,
     },
@@ -30,24 +31,9 @@ use crate::{
 
 /// Notes beyond this number are only counted.
 const NOTES_MAX: usize = 1000;
+/// Largest buffer that a thread keeps: a chunk of the largest size, sealed.
+const SCRATCH_MAX: usize = 9 << 20;
 const WATCH_EVERY: Duration = Duration::from_millis(200);
-
-/// How far a backup is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Files finished, read or taken over.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Files found so far; grows while the scan runs ahead.
-    pub files_found: u64,
-    /// Their bytes.
-    pub bytes_found: u64,
-    /// Bytes that were new, as stored.
-    pub stored: u64,
-    /// Items that could not be read.
-    pub faults: u64,
-}
 
 /// Something about one item that a person should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,10 +66,6 @@ pub(super) struct Counters {
     tree_blobs: AtomicU64,
     data_added: AtomicU64,
     data_added_packed: AtomicU64,
-    bytes: AtomicU64,
-    files_found: AtomicU64,
-    bytes_found: AtomicU64,
-    faults: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
@@ -92,6 +74,29 @@ fn add(counter: &AtomicU64, amount: u64) {
 
 fn get(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
+}
+
+/// Buffers of one thread, used again for each blob.
+#[derive(Default)]
+struct Scratch {
+    sealed: Vec<u8>,
+    again: Vec<u8>,
+    unfolded: Vec<u8>,
+}
+
+impl Scratch {
+    /// The tree of a huge folder must not stay in memory for ever.
+    fn shrink(&mut self) {
+        for buffer in [&mut self.sealed, &mut self.again, &mut self.unfolded] {
+            if buffer.capacity() > SCRATCH_MAX {
+                *buffer = Vec::new();
+            }
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// How a file relates to the parent snapshot.
@@ -193,12 +198,25 @@ impl Session {
                 hint: "split the folder".to_owned(),
             });
         };
+        SCRATCH.with_borrow_mut(|scratch| self.seal_blob(kind, id, plain, plain_length, scratch))?;
+        Ok(id)
+    }
+
+    fn seal_blob(
+        &self,
+        kind: BlobKind,
+        id: BlobId,
+        plain: &[u8],
+        plain_length: u32,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
         let bug = |flaw: crate::format::Flaw| Error::Bug { what: format!("{kind} blob {id}: {flaw}") };
         let core = &self.repo.core;
-        let packed = compress::compress_if_useful(self.options.level, plain).map_err(bug)?;
-        let compressed = packed.is_some();
-        let sealed = core.seal(packed.as_deref().unwrap_or(plain))?;
-        drop(packed);
+        let Scratch { sealed, again, unfolded } = scratch;
+        sealed.clear();
+        sealed.resize(crypto::IV, 0);
+        let compressed = compress::append_if_useful(self.options.level, plain, sealed).map_err(bug)?;
+        core.cipher.seal_in_place(core.context.iv(), sealed).map_err(bug)?;
         let blob = PackedBlob {
             id,
             kind,
@@ -209,12 +227,16 @@ impl Session {
         };
         // Rule E2: what leaves memory opens, unfolds and has the hash that names it; only hashing again also
         // notices memory that was damaged after the first hash.
-        core.open_blob(&blob, sealed.clone()).map_err(bug)?;
+        again.clear();
+        again.extend_from_slice(sealed);
+        core.open_in_place(&blob, again, unfolded).map_err(bug)?;
         add(&self.counters.data_added, u64::from(plain_length));
         add(&self.counters.data_added_packed, u64::from(blob.length));
+        self.options.progress.stored(u64::from(blob.length));
         add(if kind == BlobKind::Data { &self.counters.data_blobs } else { &self.counters.tree_blobs }, 1);
-        self.packer.append(self, blob, &sealed)?;
-        Ok(id)
+        self.packer.append(self, blob, sealed)?;
+        scratch.shrink();
+        Ok(())
     }
 
     /// The blobs of a pack are durable and in the index.
@@ -297,8 +319,7 @@ impl Session {
     }
 
     pub(crate) fn count_found(&self, files: u64, bytes: u64) {
-        add(&self.counters.files_found, files);
-        add(&self.counters.bytes_found, bytes);
+        self.options.progress.plan(files, bytes);
     }
 
     pub(crate) fn count_file(&self, change: Change, bytes: u64) {
@@ -308,7 +329,7 @@ impl Session {
             Change::Unmodified => &self.counters.files_unmodified,
         };
         add(counter, 1);
-        add(&self.counters.bytes, bytes);
+        self.options.progress.done(1, bytes);
     }
 
     pub(super) fn count_folder(&self, previous: Option<BlobId>, now: BlobId) {
@@ -323,7 +344,7 @@ impl Session {
     /// Records an item that is missing.
     pub(crate) fn fault(&self, path: String, why: String) {
         tracing::warn!(path, why, "cannot be backed up");
-        add(&self.counters.faults, 1);
+        self.options.progress.fault();
         let mut report = lock(&self.report);
         if report.faults.len() < NOTES_MAX {
             report.faults.push(Note { path, why });
@@ -343,21 +364,9 @@ impl Session {
         lock(&self.report).clone()
     }
 
-    pub(super) fn progress(&self) -> Progress {
-        let c = &self.counters;
-        Progress {
-            files: get(&c.files_new) + get(&c.files_changed) + get(&c.files_unmodified),
-            bytes: get(&c.bytes),
-            files_found: get(&c.files_found),
-            bytes_found: get(&c.bytes_found),
-            stored: get(&c.data_added_packed),
-            faults: get(&c.faults),
-        }
-    }
-
     pub(super) fn summary(&self) -> Summary {
         let c = &self.counters;
-        let progress = self.progress();
+        let stand = self.options.progress.stand();
         Summary {
             files_new: get(&c.files_new),
             files_changed: get(&c.files_changed),
@@ -369,8 +378,8 @@ impl Session {
             tree_blobs: get(&c.tree_blobs),
             data_added: get(&c.data_added),
             data_added_packed: get(&c.data_added_packed),
-            total_files_processed: progress.files,
-            total_bytes_processed: progress.bytes,
+            total_files_processed: stand.items,
+            total_bytes_processed: stand.bytes,
             ..Summary::default()
         }
     }
@@ -384,7 +393,7 @@ impl Session {
         let now = self.repo.core.context.clock.boot();
         if now.saturating_sub(*watched) >= WATCH_EVERY {
             *watched = now;
-            watcher(&self.progress());
+            watcher(&self.options.progress.stand());
         }
     }
 }

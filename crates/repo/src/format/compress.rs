@@ -16,38 +16,69 @@ thread_local! {
 
 /// Compresses into one frame that names its content's size.
 pub fn compress(level: i32, plain: &[u8]) -> Result<Vec<u8>, Flaw> {
-    COMPRESSOR.with_borrow_mut(|slot| {
+    let mut packed = Vec::new();
+    append_compressed(level, plain, &mut packed)?;
+    Ok(packed)
+}
+
+/// Appends one frame that names its content's size.
+fn append_compressed(level: i32, plain: &[u8], out: &mut Vec<u8>) -> Result<(), Flaw> {
+    let start = out.len();
+    out.resize(start + zstd::zstd_safe::compress_bound(plain.len()), 0);
+    let length = COMPRESSOR.with_borrow_mut(|slot| {
         let failed = |error: std::io::Error| Flaw::new(format!("zstd refused to compress ({error})"));
         if slot.as_ref().is_none_or(|(ready, _)| *ready != level) {
             *slot = Some((level, zstd::bulk::Compressor::new(level).map_err(failed)?));
         }
         match slot {
-            Some((_, compressor)) => compressor.compress(plain).map_err(failed),
+            Some((_, compressor)) => compressor.compress_to_buffer(plain, &mut out[start..]).map_err(failed),
             None => Err(Flaw::new("zstd is not ready")),
         }
-    })
+    })?;
+    out.truncate(start + length);
+    Ok(())
 }
 
-/// Compresses if that makes the blob at least 3 % smaller; `None` if it should lie raw.
+/// Appends the compressed blob if that makes it at least 3 % smaller, else the plain bytes. Gives whether it
+/// is compressed.
 ///
-/// A piece from the middle is tried first, so that images and archives cost next to nothing.
-pub fn compress_if_useful(level: i32, plain: &[u8]) -> Result<Option<Vec<u8>>, Flaw> {
+/// Pieces from three places are tried first, so that images and archives cost next to nothing.
+pub fn append_if_useful(level: i32, plain: &[u8], out: &mut Vec<u8>) -> Result<bool, Flaw> {
+    let start = out.len();
     if plain.len() >= 16 * PROBE {
-        let helps = |at: usize| -> Result<bool, Flaw> {
-            Ok(compress(1.min(level), &plain[at..at + PROBE])?.len() < PROBE - PROBE / 16)
+        let mut helps = |at: usize| -> Result<bool, Flaw> {
+            append_compressed(1.min(level), &plain[at..at + PROBE], out)?;
+            let length = out.len() - start;
+            out.truncate(start);
+            Ok(length < PROBE - PROBE / 16)
         };
         let last = plain.len() - PROBE;
         if !helps(last / 2)? && !helps(last / 7)? && !helps(last)? {
-            return Ok(None);
+            out.extend_from_slice(plain);
+            return Ok(false);
         }
     }
-    let packed = compress(level, plain)?;
-    Ok((packed.len() < plain.len() - plain.len() / 32).then_some(packed))
+    append_compressed(level, plain, out)?;
+    if out.len() - start < plain.len() - plain.len() / 32 {
+        return Ok(true);
+    }
+    out.truncate(start);
+    out.extend_from_slice(plain);
+    Ok(false)
 }
 
 /// Decompresses a blob to exactly `plain_len` bytes.
 pub fn decompress_exact(packed: &[u8], plain_len: u32) -> Result<Vec<u8>, Flaw> {
+    let mut plain = Vec::new();
+    decompress_into(packed, plain_len, &mut plain)?;
+    Ok(plain)
+}
+
+/// Decompresses a blob to exactly `plain_len` bytes, which replace what `plain` held.
+pub fn decompress_into(packed: &[u8], plain_len: u32, plain: &mut Vec<u8>) -> Result<(), Flaw> {
     let plain_len = plain_len as usize;
+    plain.clear();
+    plain.reserve_exact(plain_len);
     DECOMPRESSOR.with_borrow_mut(|slot| {
         let failed = |error: std::io::Error| Flaw::new(format!("its zstd frame does not open ({error})"));
         let decompressor = match slot {
@@ -58,10 +89,9 @@ pub fn decompress_exact(packed: &[u8], plain_len: u32) -> Result<Vec<u8>, Flaw> 
                 slot.insert(made)
             }
         };
-        let mut plain = Vec::with_capacity(plain_len);
-        decompressor.decompress_to_buffer(packed, &mut plain).map_err(failed)?;
+        decompressor.decompress_to_buffer(packed, plain).map_err(failed)?;
         if plain.len() == plain_len {
-            Ok(plain)
+            Ok(())
         } else {
             Err(Flaw::new(format!("it holds {} bytes instead of {plain_len}", plain.len())))
         }

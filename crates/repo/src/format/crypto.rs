@@ -24,7 +24,8 @@ use super::Flaw;
 pub const OVERHEAD: usize = 32;
 /// [`OVERHEAD`] as packs count.
 pub const OVERHEAD_U32: u32 = 32;
-const IV: usize = 16;
+/// Bytes of the IV, which comes first.
+pub const IV: usize = 16;
 const TAG: usize = 16;
 
 /// A 64-byte key: the master key of a repository, or the key that a password yields.
@@ -106,6 +107,23 @@ impl Cipher {
         let (blocks, rest) = poly1305::Block::slice_as_chunks(ciphertext);
         poly.update(blocks);
         poly.compute_unpadded(rest).into()
+    }
+
+    /// Seals what lies in `buffer` behind 16 bytes of room for the IV, in place, and appends the tag.
+    pub fn seal_in_place(&self, iv: [u8; IV], buffer: &mut Vec<u8>) -> Result<(), Flaw> {
+        if iv == [0; IV] {
+            return Err(Flaw::new("the IV is all zero"));
+        }
+        let Some((room, body)) = buffer.split_first_chunk_mut::<IV>() else {
+            return Err(Flaw::new("there is no room for the IV"));
+        };
+        *room = iv;
+        self.seal
+            .less_safe_encrypt(body, EncryptionContext::Iv128(FixedLength::from(iv)))
+            .map_err(|_| Flaw::new("the cipher refused to work"))?;
+        let tag = self.tag(iv, body);
+        buffer.extend_from_slice(&tag);
+        Ok(())
     }
 
     /// Appends the sealed form of `plain` to `out`. `iv` must be fresh random bytes.

@@ -39,6 +39,35 @@ impl Core {
         }
     }
 
+    /// [`open_blob`](Self::open_blob) without an allocation: works in the caller's buffers. Gives a part of one
+    /// of them; `sealed` is spoiled afterwards.
+    pub(crate) fn open_in_place<'a>(
+        &self,
+        blob: &PackedBlob,
+        sealed: &'a mut [u8],
+        scratch: &'a mut Vec<u8>,
+    ) -> std::result::Result<&'a [u8], Flaw> {
+        if sealed.len() != blob.length as usize {
+            return Err(Flaw::new(format!("it has {} bytes instead of {}", sealed.len(), blob.length)));
+        }
+        let opened = self.cipher.open(sealed)?;
+        let plain: &[u8] = match blob.plain_length {
+            Some(plain_len) if plain_len > BLOB_MAX => {
+                return Err(Flaw::new(format!("it announces {plain_len} bytes, more than a blob may have")));
+            }
+            Some(plain_len) => {
+                compress::decompress_into(opened, plain_len, scratch)?;
+                scratch
+            }
+            None => opened,
+        };
+        if BlobId::of(plain) == blob.id {
+            Ok(plain)
+        } else {
+            Err(Flaw::new("its content does not have the hash that is its id"))
+        }
+    }
+
     /// Loads a blob from one place.
     pub(crate) fn load_at(&self, location: &Location) -> Result<Vec<u8>> {
         let Location { pack, blob } = location;
@@ -103,14 +132,24 @@ impl Repository<Indexed> {
     /// Loads a blob from the first place that holds it whole.
     pub fn load_blob(&self, kind: BlobKind, id: &BlobId) -> Result<Vec<u8>> {
         let mut first = None;
-        for location in self.locations(kind, id)? {
-            match self.core.load_at(&location) {
-                Ok(plain) => return Ok(plain),
-                Err(error @ (Error::Damaged { .. } | Error::Missing { .. } | Error::Io { .. })) => {
-                    tracing::error!(pack = %location.pack, blob = %id, "{error}");
-                    first.get_or_insert(error);
+        let mut tried = Vec::new();
+        let mut places = self.locations(kind, id)?;
+        while !places.is_empty() {
+            for location in places.drain(..) {
+                match self.core.load_at(&location) {
+                    Ok(plain) => return Ok(plain),
+                    Err(error @ (Error::Damaged { .. } | Error::Missing { .. } | Error::Io { .. })) => {
+                        tracing::error!(pack = %location.pack, blob = %id, "{error}");
+                        first.get_or_insert(error);
+                    }
+                    Err(other) => return Err(other),
                 }
-                Err(other) => return Err(other),
+                tried.push(location);
+            }
+            // A prune may have moved it since the index was loaded.
+            if matches!(first, Some(Error::Missing { .. })) && self.refresh()? > 0 {
+                places = self.read_index().index.locations(kind, id);
+                places.retain(|location| !tried.contains(location));
             }
         }
         Err(first

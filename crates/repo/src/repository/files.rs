@@ -14,32 +14,41 @@ use crate::{
     store::{FileId, FileKind, Payload},
 };
 
-/// Largest stored index, snapshot or lock file that we read.
-const FILE_MAX: u64 = 128 << 20;
-/// Largest JSON in one.
-const JSON_MAX: u64 = 512 << 20;
-/// Largest JSON of a snapshot or lock: a few hundred bytes with a list of paths. A forged one of half a
-/// gigabyte of empty texts would take ten times that in memory.
-const SMALL_MAX: u64 = 8 << 20;
+/// Largest stored file that we read, and largest JSON in one. An index of another writer may be large; a lock
+/// or snapshot that is, wants to exhaust our memory.
+const fn limits(kind: FileKind) -> (u64, u64) {
+    match kind {
+        FileKind::Lock => (64 << 10, 256 << 10),
+        FileKind::Snapshot => (8 << 20, 8 << 20),
+        _ => (128 << 20, 512 << 20),
+    }
+}
 
 impl Core {
     /// Reads, checks the hash in the name, opens, decompresses.
     pub(crate) fn load_file(&self, kind: FileKind, id: FileId) -> Result<Vec<u8>> {
         let damaged = |flaw: Flaw| Error::damaged(kind, id, flaw.0);
-        let sealed = self.store.read(kind, id, FILE_MAX)?;
+        let (file_max, json_max) = limits(kind);
+        let sealed = self.store.read(kind, id, file_max)?;
         if FileId::of(&sealed) != id {
             return Err(Error::damaged(kind, id, "its bytes do not have the hash in its name"));
         }
         let plain = self.cipher.open_vec(sealed).map_err(damaged)?;
-        let most = if kind == FileKind::Index { JSON_MAX } else { SMALL_MAX };
-        unpacked::decode(plain, most).map_err(damaged)
+        unpacked::decode(plain, json_max).map_err(damaged)
     }
 
     /// Seals and stores JSON; opens it again before it leaves memory (rule E2).
     pub(crate) fn save_file(&self, kind: FileKind, json: &[u8]) -> Result<FileId> {
         let bug = |flaw: Flaw| Error::Bug { what: format!("a new file of `{kind}`: {flaw}") };
         let sealed = self.seal(&unpacked::encode(json).map_err(bug)?)?;
-        let again = self.cipher.open_vec(sealed.clone()).and_then(|plain| unpacked::decode(plain, JSON_MAX));
+        let (file_max, json_max) = limits(kind);
+        if sealed.len() as u64 > file_max || json.len() as u64 > json_max {
+            return Err(Error::Invalid {
+                what: format!("a file of `{kind}` with {} bytes is too large to be read again", json.len()),
+                hint: "name fewer paths, patterns and tags".to_owned(),
+            });
+        }
+        let again = self.cipher.open_vec(sealed.clone()).and_then(|plain| unpacked::decode(plain, json_max));
         if again.map_err(bug)? != json {
             return Err(Error::Bug { what: format!("a new file of `{kind}` does not read back") });
         }
@@ -210,6 +219,21 @@ impl Repository<Indexed> {
             }
         }
         Ok(())
+    }
+
+    /// Compares the index with the packs that the store really has: a chunk in a pack that is gone or cut
+    /// short is no chunk to rely on. Gives the packs that are missed.
+    pub fn compare_packs(&self) -> Result<Vec<FileId>> {
+        let mut stored = Vec::new();
+        self.core.store.list(FileKind::Pack, &mut |id, size| {
+            stored.push((id, size));
+            Ok(())
+        })?;
+        let missed = self.write_index().index.compare(&mut stored.into_iter());
+        for pack in &missed {
+            tracing::error!(%pack, "the store misses a pack that an index file names");
+        }
+        Ok(missed)
     }
 
     /// Looks into the index in memory.

@@ -1,24 +1,34 @@
 //! Restoring a restore point into a folder.
 //!
 //! 1. **Plan** ([`plan`]): walk the tree once; make the folders; note for every file which blobs it needs
-//!    and at which offset; find a pack for each blob.
-//! 2. **Fill** ([`fill`]): go through the packs, several at a time, each in the order of its bytes, reading
-//!    neighbouring blobs with one request. A blob that several files need is opened once. Each blob is
-//!    hashed before a byte of it is written (rule E1); pages of zeros stay holes.
+//!    and at which offset; find a pack for each blob. Files come in windows, so memory stays flat.
+//! 2. **Fill** ([`fill`]), while the next window is planned: go through the packs, several at a time, each in
+//!    the order of its bytes, reading neighbouring blobs with one request. A blob that several files of a
+//!    window need is opened once. Each blob is hashed before a byte of it is written (rule E1); pages of
+//!    zeros stay holes.
 //! 3. **Finish** ([`attributes`]): links, devices, owners, modes, attributes and times; folders last,
 //!    because writing into them changes their times.
 //!
 //! One item that cannot be restored never stops the others: it is listed in the result, and a file with a
-//! damaged piece is removed rather than left half right.
+//! damaged piece is removed rather than left half right. A store that cannot be reached any more stops the
+//! work instead: it says nothing about the data. Nothing is ever written through a link, wherever it came from.
 
 mod attributes;
 mod fill;
 mod plan;
 mod standing;
 
-use std::{path::PathBuf, sync::Mutex};
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 
 use kuramori_model::tree::TreePath;
+use rustix::fs::{Mode, OFlags};
 
 use crate::{
     Cancel, Error, Result,
@@ -95,13 +105,70 @@ impl Shortfalls {
         let why = kuramori_model::fault::chain(error);
         tracing::error!(%path, "cannot restore: {why}");
         let shortfall = Shortfall { path: path.to_string(), why, damaged };
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(shortfall);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(shortfall);
     }
 
     fn take(self) -> Vec<Shortfall> {
-        let mut all = self.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
         all.sort_by(|a, b| a.path.cmp(&b.path));
         all
+    }
+}
+
+/// What planner and workers share.
+#[derive(Debug)]
+struct Shared<'a> {
+    repository: &'a Repository<Indexed>,
+    options: &'a RestoreOptions,
+    progress: &'a Progress,
+    cancel: &'a Cancel,
+    shortfalls: Shortfalls,
+    target: OwnedFd,
+    /// The target hands an access list down to what is made in it.
+    inherits: bool,
+    stopped: AtomicBool,
+    failure: Mutex<Option<Error>>,
+    /// Files that must not be there at the end.
+    failed: Mutex<Vec<TreePath>>,
+    files: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Shared<'_> {
+    fn going(&self) -> Result<()> {
+        if self.stopped.load(Ordering::Acquire) { Err(Error::Cancelled) } else { self.cancel.check() }
+    }
+
+    /// Keeps the first cause and stops everybody.
+    fn stop(&self, error: Error) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.stopped.swap(true, Ordering::AcqRel) {
+            *failure = Some(error);
+        }
+    }
+
+    /// What really ended the work, in place of the error that it led to.
+    fn cause(&self, error: Error) -> Error {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(error)
+    }
+
+    fn end(&self) -> Error {
+        Error::Cancelled
+    }
+
+    fn count(&self, bytes: u64) {
+        self.files.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// A file that cannot be whole is taken away: nobody may mistake it for the real one.
+    fn fail(&self, file: &Arc<plan::File>, error: &dyn std::error::Error, damaged: bool) {
+        if file.fail() {
+            self.progress.fault();
+            self.shortfalls.note(&file.path, error, damaged);
+            self.failed.lock().unwrap_or_else(PoisonError::into_inner).push(file.path.clone());
+            let _ = fs_err::remove_file(plan::place(self.options, &file.path));
+        }
     }
 }
 
@@ -109,8 +176,8 @@ impl Repository<Indexed> {
     /// Restores a snapshot.
     ///
     /// # Errors
-    /// Only what stops the whole work: a target that cannot be used, a damaged root, cancellation. What
-    /// happens to single items is in [`Restored::shortfalls`].
+    /// Only what stops the whole work: a target that cannot be used, a damaged root, a store that cannot be
+    /// reached, cancellation. What happens to single items is in [`Restored::shortfalls`].
     pub fn restore(
         &self,
         snapshot: &Snapshot,
@@ -118,23 +185,53 @@ impl Repository<Indexed> {
         progress: &Progress,
         cancel: &Cancel,
     ) -> Result<Restored> {
-        prepare_target(options)?;
-        let shortfalls = Shortfalls::default();
-        let plan = plan::make(self, snapshot, options, progress, cancel, &shortfalls)?;
-        fill::fill(self, &plan, options, progress, cancel, &shortfalls)?;
-        attributes::finish(&plan, options, &shortfalls);
-        let failed = plan.files.iter().filter(|file| file.is_failed()).count() as u64;
+        let target = prepare_target(options)?;
+        let shared = Shared {
+            repository: self,
+            options,
+            progress,
+            cancel,
+            shortfalls: Shortfalls::default(),
+            inherits: attributes::hands_down(target.as_fd()),
+            target,
+            stopped: AtomicBool::new(false),
+            failure: Mutex::default(),
+            failed: Mutex::default(),
+            files: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        };
+        let workers = options.workers.clamp(1, 64);
+        let planned = std::thread::scope(|scope| {
+            let (sender, receiver) = crossbeam_channel::bounded(workers * 4);
+            for _ in 0..workers {
+                let (shared, receiver) = (&shared, receiver.clone());
+                scope.spawn(move || fill::work(shared, &receiver));
+            }
+            let planned =
+                plan::make(&shared, snapshot, cancel, &mut |window| fill::hand_out(&shared, window, &sender));
+            if let Err(error) = &planned {
+                shared.stop(error.repeat());
+            }
+            planned
+        });
+        let rest = planned.map_err(|error| shared.cause(error))?;
+        shared.going().map_err(|error| shared.cause(error))?;
+        // A worker that held such a file open may have made it again.
+        for path in shared.failed.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = fs_err::remove_file(plan::place(options, path));
+        }
+        attributes::finish(&rest, &shared);
         Ok(Restored {
-            files: plan.files.len() as u64 - failed,
-            folders: plan.folders.len() as u64,
-            others: (plan.links.len() + plan.specials.len()) as u64,
-            bytes: plan.files.iter().filter(|file| !file.is_failed()).map(|file| file.node.size).sum(),
-            shortfalls: shortfalls.take(),
+            files: shared.files.into_inner(),
+            folders: rest.folders.len() as u64,
+            others: (rest.links.len() + rest.specials.len()) as u64,
+            bytes: shared.bytes.into_inner(),
+            shortfalls: shared.shortfalls.take(),
         })
     }
 }
 
-fn prepare_target(options: &RestoreOptions) -> Result<()> {
+fn prepare_target(options: &RestoreOptions) -> Result<OwnedFd> {
     let target = &options.target;
     let name = || target.display().to_string();
     fs_err::create_dir_all(target).map_err(|error| Error::io("make", name(), error))?;
@@ -147,5 +244,6 @@ fn prepare_target(options: &RestoreOptions) -> Result<()> {
             hint: "restore into an empty folder, or replace what stands there with `--overwrite`".to_owned(),
         });
     }
-    Ok(())
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(target, flags, Mode::empty()).map_err(|error| Error::io("open", name(), error.into()))
 }

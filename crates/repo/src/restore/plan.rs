@@ -1,15 +1,23 @@
-//! The first pass: folders are made, every file's pieces are found.
+//! The first pass: folders are made, every file's pieces are found, and handed on in windows.
+//!
+//! A window holds some thousand files and pieces and is filled while the next one is planned. So memory does
+//! not grow with the restore point, and blobs that lie together in a pack are still read together, because
+//! a backup writes neighbours into neighbouring places.
 
 use std::{
     collections::HashMap,
+    ops::Range,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use kuramori_model::tree::TreePath;
 
-use super::{RestoreOptions, Shortfalls, standing};
+use super::{RestoreOptions, Shared, standing};
 use crate::{
     Cancel, Error, Result,
     format::{
@@ -17,17 +25,21 @@ use crate::{
         node::{Node, NodeKind},
         snapshot::Snapshot,
     },
-    progress::Progress,
     repository::{Indexed, Repository},
     store::FileId,
     walk::Descend,
 };
 
+/// Files of one window.
+const FILES_MAX: usize = 4096;
+/// Pieces of one window; a large file goes through several.
+const PIECES_MAX: usize = 16_384;
+
 /// A file on its way.
 #[derive(Debug)]
 pub(super) struct File {
+    /// Its place below the target.
     pub(super) path: TreePath,
-    pub(super) place: PathBuf,
     pub(super) node: Node,
     /// Pieces that are not written yet.
     pub(super) left: AtomicU32,
@@ -35,19 +47,20 @@ pub(super) struct File {
 }
 
 impl File {
-    pub(super) fn fail(&self) {
-        self.failed.store(true, Ordering::Relaxed);
+    /// Marks the file as one that cannot be whole. Gives whether it was not marked before.
+    pub(super) fn fail(&self) -> bool {
+        !self.failed.swap(true, Ordering::AcqRel)
     }
 
     pub(super) fn is_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+        self.failed.load(Ordering::Acquire)
     }
 }
 
 /// Where a blob goes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Destination {
-    /// Position in [`Plan::files`].
+    /// Position in [`Window::files`].
     pub(super) file: u32,
     /// First byte in the file.
     pub(super) offset: u64,
@@ -56,50 +69,56 @@ pub(super) struct Destination {
 /// A blob of a pack and all its destinations.
 #[derive(Debug)]
 pub(super) struct Piece {
+    pub(super) pack: FileId,
     pub(super) blob: PackedBlob,
+    /// Positions in [`Window::destinations`].
+    pub(super) destinations: Range<usize>,
+}
+
+/// Work that is planned and can be done without looking elsewhere.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    pub(super) files: Vec<Arc<File>>,
     pub(super) destinations: Vec<Destination>,
+    /// By pack and offset.
+    pub(super) pieces: Vec<Piece>,
+    /// Files without content: no blob leads to them.
+    pub(super) empty: Vec<Arc<File>>,
 }
 
 /// A second name of a file.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) path: TreePath,
-    pub(super) place: PathBuf,
-    /// Position of the first name in [`Plan::files`].
-    pub(super) first: usize,
+    pub(super) first: Arc<File>,
 }
 
-/// Everything that is to be done.
+/// What is done after all files: links, special files, and the folders' own attributes.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) files: Vec<File>,
-    pub(super) folders: Vec<(TreePath, PathBuf, Node)>,
+pub(super) struct Rest {
+    pub(super) folders: Vec<(TreePath, Node)>,
     pub(super) links: Vec<Link>,
     /// Symbolic links, devices, pipes, sockets.
-    pub(super) specials: Vec<(TreePath, PathBuf, Node)>,
-    /// The pieces of each pack, by offset.
-    pub(super) packs: Vec<(FileId, Vec<Piece>)>,
+    pub(super) specials: Vec<(TreePath, Node)>,
 }
 
-/// Walks the restore point. Folders exist afterwards; everything else is only planned.
+/// Walks the restore point. Folders exist afterwards; files were handed to `emit`, window by window.
 pub(super) fn make(
-    repository: &Repository<Indexed>,
+    shared: &Shared<'_>,
     snapshot: &Snapshot,
-    options: &RestoreOptions,
-    progress: &Progress,
     cancel: &Cancel,
-    shortfalls: &Shortfalls,
-) -> Result<Plan> {
+    emit: &mut dyn FnMut(Window) -> Result<()>,
+) -> Result<Rest> {
     let mut planner = Planner {
-        repository,
-        options,
-        progress,
-        shortfalls,
-        plan: Plan::default(),
+        shared,
+        rest: Rest::default(),
         first_names: HashMap::new(),
-        wanted: HashMap::new(),
+        wanted: Vec::new(),
+        window: Window::default(),
+        emit,
     };
-    let root = match &options.subpath {
+    let repository: &Repository<Indexed> = shared.repository;
+    let root = match &shared.options.subpath {
         None => snapshot.tree,
         Some(subpath) => {
             let node = repository.find_node(&snapshot.tree, subpath)?;
@@ -108,146 +127,212 @@ pub(super) fn make(
                 None => {
                     let path = TreePath::new(node.name.clone())
                         .map_err(|bad| Error::Damaged { file: subpath.to_string(), why: bad.to_string() })?;
-                    planner.take(&path, &node);
-                    return planner.locate();
+                    planner.take(&path, &node)?;
+                    planner.flush()?;
+                    return Ok(planner.rest);
                 }
             }
         }
     };
-    repository.walk(&root, cancel, &mut |path, node| Ok(planner.take(path, node)))?;
-    planner.locate()
+    repository.walk(&root, cancel, &mut |path, node| planner.take(path, node))?;
+    planner.flush()?;
+    Ok(planner.rest)
 }
 
 struct Planner<'a> {
-    repository: &'a Repository<Indexed>,
-    options: &'a RestoreOptions,
-    progress: &'a Progress,
-    shortfalls: &'a Shortfalls,
-    plan: Plan,
-    /// The position of each file with several names, by device and inode.
-    first_names: HashMap<(u64, u64), usize>,
-    wanted: HashMap<BlobId, Vec<Destination>>,
+    shared: &'a Shared<'a>,
+    rest: Rest,
+    /// The first name of each file with several, by device and inode, with its content's fingerprint.
+    first_names: HashMap<(u64, u64), (Arc<File>, BlobId)>,
+    /// Pieces of the window, without a place yet.
+    wanted: Vec<(BlobId, Destination)>,
+    window: Window,
+    emit: &'a mut dyn FnMut(Window) -> Result<()>,
+}
+
+/// The place of an item below the target.
+pub(super) fn place(options: &RestoreOptions, path: &TreePath) -> PathBuf {
+    options.target.join(Path::new(std::ffi::OsStr::from_bytes(path.as_bytes())))
+}
+
+/// One id for a list of pieces.
+fn fingerprint(content: &[BlobId]) -> BlobId {
+    let mut digest = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for id in content {
+        digest.update(&id.0);
+    }
+    let mut id = BlobId::default();
+    id.0.copy_from_slice(digest.finish().as_ref());
+    id
 }
 
 impl Planner<'_> {
-    fn take(&mut self, path: &TreePath, node: &Node) -> Descend {
-        let place = self.options.target.join(Path::new(std::ffi::OsStr::from_bytes(path.as_bytes())));
-        if let Err(error) = self.make_room(&place, node.kind) {
-            self.shortfalls.note(path, &error, false);
-            return Descend::Past;
+    fn take(&mut self, path: &TreePath, node: &Node) -> Result<Descend> {
+        if let Err(error) = self.make_room(path, node.kind) {
+            self.shared.shortfalls.note(path, &error, false);
+            return Ok(Descend::Past);
         }
         match node.kind {
-            NodeKind::Dir => self.plan.folders.push((path.clone(), place, node.clone())),
+            NodeKind::Dir => self.rest.folders.push((path.clone(), node.clone())),
             NodeKind::File if node.links > 1 && node.inode != 0 => {
                 let identity = (node.device_id, node.inode);
-                if let Some(first) = self.first_names.get(&identity) {
-                    if self.options.resume {
-                        let _ = fs_err::remove_file(&place);
+                let content = fingerprint(node.content.as_deref().unwrap_or_default());
+                match self.first_names.get(&identity) {
+                    // A number that was given to another file while the backup ran does not make them one.
+                    Some((first, same)) if *same == content => {
+                        if self.shared.options.resume {
+                            let _ = fs_err::remove_file(place(self.shared.options, path));
+                        }
+                        self.rest.links.push(Link { path: path.clone(), first: Arc::clone(first) });
                     }
-                    self.plan.links.push(Link { path: path.clone(), place, first: *first });
-                } else {
-                    self.first_names.insert(identity, self.plan.files.len());
-                    self.file(path, place, node);
+                    Some(_) => drop(self.file(path, node)?),
+                    None => {
+                        let file = self.file(path, node)?;
+                        self.first_names.insert(identity, (file, content));
+                    }
                 }
             }
-            NodeKind::File => self.file(path, place, node),
-            _ => self.plan.specials.push((path.clone(), place, node.clone())),
+            NodeKind::File => drop(self.file(path, node)?),
+            _ => self.rest.specials.push((path.clone(), node.clone())),
         }
-        Descend::Into
+        Ok(Descend::Into)
     }
 
     /// Makes folders; removes what stands where something else belongs.
-    fn make_room(&self, place: &Path, kind: NodeKind) -> std::io::Result<()> {
-        if (self.options.overwrite || self.options.resume)
-            && let Ok(standing) = fs_err::symlink_metadata(place)
+    fn make_room(&self, path: &TreePath, kind: NodeKind) -> std::io::Result<()> {
+        let options = self.shared.options;
+        let replaces = options.overwrite || options.resume;
+        if kind != NodeKind::Dir && !replaces {
+            return Ok(());
+        }
+        let place = place(options, path);
+        if replaces
+            && let Ok(standing) = fs_err::symlink_metadata(&place)
         {
-            if self.options.resume && standing::may_stay(place, &standing, kind)? {
+            if options.resume && standing::may_stay(&place, &standing, kind)? {
                 return Ok(());
             }
             match (standing.is_dir(), kind == NodeKind::Dir) {
                 (true, true) => return Ok(()),
-                (true, false) => fs_err::remove_dir_all(place)?,
-                (false, _) => fs_err::remove_file(place)?,
+                (true, false) => fs_err::remove_dir_all(&place)?,
+                (false, _) => fs_err::remove_file(&place)?,
             }
         }
-        if kind == NodeKind::Dir { fs_err::create_dir(place) } else { Ok(()) }
+        if kind != NodeKind::Dir {
+            return Ok(());
+        }
+        match fs_err::create_dir(&place) {
+            // The `lost+found` that a fresh file system has.
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AlreadyExists
+                    && fs_err::symlink_metadata(&place)?.is_dir() =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
     }
 
-    fn file(&mut self, path: &TreePath, place: PathBuf, node: &Node) {
-        let number = u32::try_from(self.plan.files.len()).expect("a restore has fewer than 2^32 files");
+    fn file(&mut self, path: &TreePath, node: &Node) -> Result<Arc<File>> {
         let content = node.content.as_deref().unwrap_or_default();
-        let mut offset = 0;
-        let mut known = true;
-        let mut destinations = Vec::with_capacity(content.len());
-        self.repository.with_index(|index| {
-            for id in content {
-                let Some(length) = index.plain_len(BlobKind::Data, id) else {
-                    known = false;
-                    return;
-                };
-                destinations.push((*id, Destination { file: number, offset }));
-                offset += u64::from(length);
-            }
-        });
-        let mut kept = 0;
-        if self.options.resume && known && offset == node.size {
-            let pieces: Vec<_> = destinations.iter().map(|(id, to)| (*id, to.offset)).collect();
-            let stands = standing::pieces(&place, &pieces, node.size);
-            let all = destinations.iter().zip(&stands);
-            kept = all.filter(|(_, stands)| **stands).count();
-            let mut stands = stands.into_iter();
-            destinations.retain(|_| !stands.next().unwrap_or(false));
-        }
-        let file = File {
+        let file = Arc::new(File {
             path: path.clone(),
-            place,
-            left: AtomicU32::new(u32::try_from(destinations.len()).unwrap_or(u32::MAX)),
+            left: AtomicU32::new(u32::try_from(content.len()).unwrap_or(u32::MAX)),
             failed: AtomicBool::new(false),
             node: Node { content: None, ..node.clone() },
-        };
-        if !known || offset != node.size {
-            let why = if known {
+        });
+        let lengths: Option<Vec<u32>> = self
+            .shared
+            .repository
+            .with_index(|index| content.iter().map(|id| index.plain_len(BlobKind::Data, id)).collect());
+        let whole = lengths.as_ref().map(|lengths| lengths.iter().map(|length| u64::from(*length)).sum());
+        let (Some(lengths), true) = (lengths, whole == Some(node.size)) else {
+            let why = if whole.is_some() {
                 "its pieces do not add up to its size"
             } else {
                 "no index file names one of its pieces"
             };
             let error = Error::Damaged { file: path.to_string(), why: why.to_owned() };
-            self.shortfalls.note(path, &error, true);
-            file.fail();
-        } else {
-            self.progress.plan(1, node.size);
-            if kept > 0 {
-                let missing: u64 = destinations.iter().map(|(id, _)| self.plain_len(id)).sum();
-                self.progress.done(0, node.size.saturating_sub(missing));
-            }
-            for (id, destination) in destinations {
-                self.wanted.entry(id).or_default().push(destination);
+            self.shared.fail(&file, &error, true);
+            return Ok(file);
+        };
+        self.shared.progress.plan(1, node.size);
+        let wanted = self.wanted_pieces(path, node, &lengths);
+        file.left.store(u32::try_from(wanted.len()).unwrap_or(u32::MAX), Ordering::Release);
+        if wanted.is_empty() {
+            self.window.empty.push(Arc::clone(&file));
+        }
+        let mut number = None;
+        for (id, offset) in wanted {
+            let place = *number.get_or_insert_with(|| {
+                self.window.files.push(Arc::clone(&file));
+                self.window.files.len() - 1
+            });
+            let place =
+                u32::try_from(place).map_err(|_| Error::Bug { what: "a window is full".to_owned() })?;
+            self.wanted.push((id, Destination { file: place, offset }));
+            if self.wanted.len() >= PIECES_MAX {
+                self.flush()?;
+                number = None;
             }
         }
-        self.plan.files.push(file);
+        if self.window.files.len() + self.window.empty.len() >= FILES_MAX {
+            self.flush()?;
+        }
+        Ok(file)
     }
 
-    fn plain_len(&self, id: &BlobId) -> u64 {
-        self.repository.with_index(|index| index.plain_len(BlobKind::Data, id)).map_or(0, u64::from)
+    /// The pieces of a file that have to be written, each with its first byte: all of them, unless a restore
+    /// that was cut off left some that are right.
+    fn wanted_pieces(&self, path: &TreePath, node: &Node, lengths: &[u32]) -> Vec<(BlobId, u64)> {
+        let mut offset = 0;
+        let mut pieces: Vec<_> = node
+            .content
+            .iter()
+            .flatten()
+            .zip(lengths)
+            .map(|(id, length)| {
+                let first = offset;
+                offset += u64::from(*length);
+                (*id, first)
+            })
+            .collect();
+        if self.shared.options.resume && !pieces.is_empty() {
+            let mut stands =
+                standing::pieces(&place(self.shared.options, path), &pieces, node.size).into_iter();
+            let kept = stands.clone().zip(lengths).filter(|(stands, _)| *stands);
+            let kept: u64 = kept.map(|(_, length)| u64::from(*length)).sum();
+            self.shared.progress.done(0, kept);
+            pieces.retain(|_| !stands.next().unwrap_or(false));
+        }
+        pieces
     }
 
-    /// Gives each wanted blob a pack: one that is needed anyway where there is a choice.
-    fn locate(mut self) -> Result<Plan> {
-        let mut packs: HashMap<FileId, Vec<Piece>> = HashMap::new();
-        for (id, destinations) in std::mem::take(&mut self.wanted) {
-            let locations = self.repository.with_index(|index| index.locations(BlobKind::Data, &id));
-            let chosen =
-                locations.iter().find(|location| packs.contains_key(&location.pack)).or(locations.first());
-            let Some(location) = chosen else {
+    /// Gives each wanted blob a pack, one that is needed anyway where there is a choice, and hands the
+    /// window on.
+    fn flush(&mut self) -> Result<()> {
+        let mut window = std::mem::take(&mut self.window);
+        let mut wanted = std::mem::take(&mut self.wanted);
+        wanted.sort_unstable_by_key(|(id, to)| (*id, to.file, to.offset));
+        window.destinations = wanted.iter().map(|(_, to)| *to).collect();
+        let mut used = std::collections::HashSet::new();
+        let mut start = 0;
+        for same in wanted.chunk_by(|(a, _), (b, _)| a == b) {
+            let id = same[0].0;
+            let places = self.shared.repository.with_index(|index| index.locations(BlobKind::Data, &id));
+            let chosen = places.iter().find(|place| used.contains(&place.pack)).or(places.first());
+            let Some(place) = chosen else {
                 return Err(Error::Bug { what: format!("blob {id} vanished from the index") });
             };
-            packs.entry(location.pack).or_default().push(Piece { blob: location.blob, destinations });
+            used.insert(place.pack);
+            let end = start + same.len();
+            window.pieces.push(Piece { pack: place.pack, blob: place.blob, destinations: start..end });
+            start = end;
         }
-        self.plan.packs = packs.into_iter().collect();
-        self.plan.packs.sort_unstable_by_key(|(id, _)| *id);
-        for (_, pieces) in &mut self.plan.packs {
-            pieces.sort_unstable_by_key(|piece| piece.blob.offset);
+        window.pieces.sort_unstable_by_key(|piece| (piece.pack, piece.blob.offset));
+        if window.files.is_empty() && window.empty.is_empty() {
+            return Ok(());
         }
-        Ok(self.plan)
+        (self.emit)(window)
     }
 }

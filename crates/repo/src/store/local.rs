@@ -133,7 +133,11 @@ impl Store for LocalStore {
         for first in 0..=255_u8 {
             make_dir(&data.join(hex::encode([first]))).map_err(failed)?;
         }
-        sync_dir(&data).and_then(|()| sync_dir(&self.root)).map_err(failed)
+        let above = self.root.parent().filter(|above| !above.as_os_str().is_empty());
+        sync_dir(&data)
+            .and_then(|()| sync_dir(&self.root))
+            .and_then(|()| sync_dir(above.unwrap_or(Path::new("."))))
+            .map_err(failed)
     }
 
     fn list(&self, kind: FileKind, each: &mut dyn FnMut(FileId, u64) -> Result<()>) -> Result<()> {
@@ -168,15 +172,19 @@ impl Store for LocalStore {
     }
 
     fn read_range(&self, kind: FileKind, id: FileId, offset: u64, len: u32) -> Result<Vec<u8>> {
-        let file = self.open(kind, id)?;
         let mut bytes = vec![0; len as usize];
-        file.file().read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
+        self.read_into(kind, id, offset, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_into(&self, kind: FileKind, id: FileId, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let file = self.open(kind, id)?;
+        file.file().read_exact_at(buffer, offset).map_err(|error| match error.kind() {
             io::ErrorKind::UnexpectedEof => {
-                Error::damaged(kind, id, format!("ends before byte {}", offset + u64::from(len)))
+                Error::damaged(kind, id, format!("ends before byte {}", offset + buffer.len() as u64))
             }
             _ => Error::io("read", file_name(kind, id), error),
-        })?;
-        Ok(bytes)
+        })
     }
 
     fn write(&self, kind: FileKind, id: FileId, payload: Payload<'_>) -> Result<()> {
@@ -204,14 +212,15 @@ impl Store for LocalStore {
         };
         let mut outcome = attempt();
         if matches!(&outcome, Err(error) if error.kind() == io::ErrorKind::NotFound) {
-            make_dir(dir).map_err(failed)?;
+            make_dir(dir).and_then(|()| sync_dir(dir.parent().unwrap_or(&self.root))).map_err(failed)?;
             outcome = attempt();
         }
         match outcome {
             Ok(()) => sync_dir(dir).map_err(failed),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 if self.same(kind, id, payload)? {
-                    Ok(())
+                    // Whoever wrote it may have died before it was durable; our caller relies on it now.
+                    self.open(kind, id)?.sync_all().and_then(|()| sync_dir(dir)).map_err(failed)
                 } else {
                     Err(Error::Exists { file: file_name(kind, id) })
                 }

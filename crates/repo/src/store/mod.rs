@@ -170,6 +170,18 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Exactly `len` bytes from `offset`; fewer are [`Error::Damaged`] (truncated file).
     fn read_range(&self, kind: FileKind, id: FileId, offset: u64, len: u32) -> Result<Vec<u8>>;
 
+    /// [`read_range`](Self::read_range) into a buffer of the caller's.
+    fn read_into(&self, kind: FileKind, id: FileId, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let len = u32::try_from(buffer.len())
+            .map_err(|_| Error::damaged(kind, id, "nobody reads so much of it at once"))?;
+        let bytes = self.read_range(kind, id, offset, len)?;
+        if bytes.len() != buffer.len() {
+            return Err(Error::damaged(kind, id, "the store gave another number of bytes than asked for"));
+        }
+        buffer.copy_from_slice(&bytes);
+        Ok(())
+    }
+
     /// Stores a new file, durable when it returns. The same bytes under the same name succeed; other bytes
     /// under an existing name are [`Error::Exists`] and change nothing.
     fn write(&self, kind: FileKind, id: FileId, payload: Payload<'_>) -> Result<()>;

@@ -397,7 +397,7 @@ fn the_watcher_is_told_and_the_memory_budget_makes_the_producer_help() {
         memory: 0,
         threads: Some(1),
         watcher: Some(Arc::new(move |progress| {
-            assert!(progress.files <= progress.files_found);
+            assert!(progress.items <= progress.total_items);
             count.fetch_add(1, Ordering::Relaxed);
         })),
         ..Options::default()

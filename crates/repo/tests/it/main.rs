@@ -11,6 +11,8 @@ mod common;
 mod damage;
 mod foreign;
 mod format;
+mod hooked;
+mod hostile;
 mod keys;
 mod kill;
 mod locks;

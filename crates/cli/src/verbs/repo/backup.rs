@@ -74,9 +74,9 @@ fn options(args: &Args, ui: &Ui) -> Options {
     let bar = ui.bytes_bar(None);
     let watcher: Option<kuramori_repo::backup::Watcher> = (!bar.is_hidden()).then(|| {
         let watch: kuramori_repo::backup::Watcher =
-            Arc::new(move |progress: &kuramori_repo::backup::Progress| {
+            Arc::new(move |progress: &kuramori_repo::progress::Stand| {
                 bar.set_position(progress.bytes);
-                bar.set_message(format!("{}/{}", progress.files, progress.files_found));
+                bar.set_message(format!("{}/{}", progress.items, progress.total_items));
             });
         watch
     });
