@@ -115,7 +115,7 @@ impl Repository<Opened> {
             usage.entry(location.pack).or_default().used += u64::from(location.blob.length);
             needed.push(location);
         }
-        let (plan, going) = Repository::choose(&usage, &there, options)?;
+        let (plan, going) = Repository::choose(&usage, &there, options);
         needed.retain(|location| going.contains(&location.pack));
         needed.sort_unstable_by_key(|location| (location.pack, location.blob.offset));
         Ok(Pruning { repository, lock, plan, going, moving: needed })
@@ -172,7 +172,7 @@ impl Repository<Indexed> {
         usage: &HashMap<FileId, Usage>,
         there: &HashMap<FileId, u64>,
         options: &PruneOptions,
-    ) -> Result<(PrunePlan, HashSet<FileId>)> {
+    ) -> (PrunePlan, HashSet<FileId>) {
         let mut plan = PrunePlan::default();
         let mut going = HashSet::new();
         for (id, size) in there {
@@ -215,7 +215,7 @@ impl Repository<Indexed> {
             going.insert(id);
         }
         plan.unused_kept_bytes = unused;
-        Ok((plan, going))
+        (plan, going)
     }
 }
 

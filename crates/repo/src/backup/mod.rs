@@ -90,7 +90,7 @@ impl Default for Options {
             threads: None,
             uploads: 2,
             pack_size: 64 << 20,
-            memory: 64 << 20,
+            memory: 32 << 20,
             spool_dir: None,
             parent: None,
             patience: Duration::ZERO,

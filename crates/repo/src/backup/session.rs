@@ -2,11 +2,11 @@
 
 use std::{
     cell::RefCell,
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::Read,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -31,8 +31,9 @@ use crate::{
 
 /// Notes beyond this number are only counted.
 const NOTES_MAX: usize = 1000;
-/// Largest buffer that a thread keeps: a chunk of the largest size, sealed.
-const SCRATCH_MAX: usize = 9 << 20;
+/// Largest buffer that a thread keeps: most chunks fit. Chunks of the largest size are rare, and every thread
+/// keeping room for one would cost more than the room for the whole queue.
+const SCRATCH_MAX: usize = 3 << 20;
 const WATCH_EVERY: Duration = Duration::from_millis(200);
 
 /// Something about one item that a person should know.
@@ -177,7 +178,7 @@ impl Session {
 
     /// Hashes a blob and stores it unless it is known. Gives its id.
     pub(crate) fn save_blob(&self, kind: BlobKind, plain: &[u8]) -> Result<BlobId> {
-        let id = BlobId::of(plain);
+        let id = if is_zero(plain) { zero_id(plain.len()) } else { BlobId::of(plain) };
         // The order matters: a finished pack enters the index first and leaves the claims afterwards, so a
         // blob is always in one of the two.
         if self.claims(kind).contains(&id) || self.repo.read_index().index.contains(kind, &id) {
@@ -396,6 +397,31 @@ impl Session {
             watcher(&self.options.progress.stand());
         }
     }
+}
+
+/// Holes and unused space of disks: told apart at memory speed, and hashed once for each length.
+fn is_zero(plain: &[u8]) -> bool {
+    plain.len() >= ZEROS_MIN
+        && plain[..16] == [0; 16]
+        && plain.chunks(4096).all(|page| page.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+/// Shorter runs of zeros cost as much to look up as to hash.
+const ZEROS_MIN: usize = 64 << 10;
+/// Lengths whose id is remembered; a source full of odd lengths must not fill the memory.
+const LENGTHS_MAX: usize = 1024;
+
+fn zero_id(length: usize) -> BlobId {
+    static IDS: LazyLock<Mutex<HashMap<usize, BlobId>>> = LazyLock::new(Mutex::default);
+    if let Some(id) = lock(&IDS).get(&length) {
+        return *id;
+    }
+    let id = BlobId::of(&vec![0; length]);
+    let mut ids = lock(&IDS);
+    if ids.len() < LENGTHS_MAX {
+        ids.insert(length, id);
+    }
+    id
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -39,7 +39,7 @@ pub(super) fn hand_out(shared: &Shared<'_>, window: Window, jobs: &Sender<Job>) 
     let give = |pieces, empty| {
         shared.going()?;
         let job = Job { window: Arc::clone(&window), pieces, empty };
-        jobs.send(job).map_err(|_| shared.end())
+        jobs.send(job).map_err(|_| Error::Cancelled)
     };
     for start in (0..window.empty.len()).step_by(64) {
         give(0..0, start..(start + 64).min(window.empty.len()))?;
@@ -124,9 +124,11 @@ impl Buffers {
         let Some(length) = usize::try_from(length).ok().filter(|length| *length <= BIGGEST) else {
             return false;
         };
-        self.sealed.resize(length, 0);
+        if self.sealed.len() < length {
+            self.sealed.resize(length, 0);
+        }
         let store = shared.repository.store();
-        store.read_into(FileKind::Pack, pack, u64::from(start), &mut self.sealed).is_ok()
+        store.read_into(FileKind::Pack, pack, u64::from(start), &mut self.sealed[..length]).is_ok()
     }
 
     /// The plain bytes of a blob that was read; `None` if they are not what the id says.
@@ -138,7 +140,7 @@ impl Buffers {
 }
 
 /// A job's pieces lie within [`READ_MAX`], except for one blob that is larger by itself.
-const BIGGEST: usize = crate::repository::BLOB_MAX as usize + READ_MAX as usize;
+const BIGGEST: usize = crate::repository::BLOB_MAX as usize + (8 << 20);
 
 fn write(shared: &Shared<'_>, file: &Arc<File>, plain: &[u8], offset: u64) {
     if file.is_failed() {

@@ -152,10 +152,6 @@ impl Shared<'_> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or(error)
     }
 
-    fn end(&self) -> Error {
-        Error::Cancelled
-    }
-
     fn count(&self, bytes: u64) {
         self.files.fetch_add(1, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);

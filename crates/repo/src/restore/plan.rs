@@ -206,9 +206,7 @@ impl Planner<'_> {
             return Ok(());
         }
         let place = place(options, path);
-        if replaces
-            && let Ok(standing) = fs_err::symlink_metadata(&place)
-        {
+        if replaces && let Ok(standing) = fs_err::symlink_metadata(&place) {
             if options.resume && standing::may_stay(&place, &standing, kind)? {
                 return Ok(());
             }

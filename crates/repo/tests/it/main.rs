@@ -9,6 +9,7 @@
 mod backup;
 mod common;
 mod damage;
+mod dying;
 mod foreign;
 mod format;
 mod hooked;
@@ -17,4 +18,5 @@ mod keys;
 mod kill;
 mod locks;
 mod reading;
+mod restoring;
 mod store;
