@@ -10,7 +10,7 @@ use crate::{
     lab::Lab,
     manifest::{Manifest, Tree},
     role::Role,
-    services::{billing, pacs},
+    services::{billing, laboratory, pacs, pathology, ward},
 };
 
 /// Differences named in an answer.
@@ -70,6 +70,34 @@ pub fn pacs(lab: &Lab, manifest: &Manifest, role: Role, restored: &Path) -> Resu
             all.iter().map(|(uid, i)| (uid.clone(), format!("{} {}", i.md5, i.sha256))).collect()
         };
         Ok(differences(&plain(truth), &plain(&found), &[]))
+    }))
+}
+
+/// Plays the laboratory's dump into an empty MariaDB in a host and compares its sums with the truth.
+pub fn laboratory(lab: &Lab, manifest: &Manifest, role: Role, restored: &Path) -> Result<Compared> {
+    let truth = manifest.laboratory.as_ref().ok_or(LabError::NoService("laboratory"))?;
+    Ok(timed("laboratory", || {
+        let found = laboratory::sums_of_restored(lab, role, restored)?;
+        Ok(differences(&truth.answers, &found.answers, &[]))
+    }))
+}
+
+/// Serves pathology's restored folder by SFTP in a host, asks for it, and compares it with the truth.
+pub fn pathology(lab: &Lab, manifest: &Manifest, role: Role, restored: &Path) -> Result<Compared> {
+    let truth = manifest.pathology.as_ref().ok_or(LabError::NoService("pathology"))?;
+    Ok(timed("pathology", || {
+        let found = pathology::tree_of_restored(lab, role, restored)?;
+        Ok(differences(&truth.files, &found.files, &[]))
+    }))
+}
+
+/// Has the other backup product bring the ward system back from its own restored folder, and compares the
+/// system's files with the truth.
+pub fn ward(lab: &Lab, manifest: &Manifest, role: Role, restored: &Path) -> Result<Compared> {
+    let truth = manifest.ward.as_ref().ok_or(LabError::NoService("ward"))?;
+    Ok(timed("ward", || {
+        let found = ward::tree_of_restored(lab, role, restored)?;
+        Ok(differences(&truth.files, &found.files, &[]))
     }))
 }
 

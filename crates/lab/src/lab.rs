@@ -31,6 +31,12 @@ pub enum Service {
     Pacs,
     /// Samba in `oph`.
     Ophthalmology,
+    /// MariaDB in `lis`.
+    Laboratory,
+    /// OpenSSH in `pat`.
+    Pathology,
+    /// Another backup product and its Samba share in `war`.
+    Ward,
     /// An SMTP server in `mai`.
     Mail,
     /// snmpd in `sw`.
@@ -41,8 +47,17 @@ pub enum Service {
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Billing, Self::Pacs, Self::Ophthalmology, Self::Mail, Self::Switch, Self::Witness];
+    pub const ALL: [Self; 9] = [
+        Self::Billing,
+        Self::Pacs,
+        Self::Ophthalmology,
+        Self::Laboratory,
+        Self::Pathology,
+        Self::Ward,
+        Self::Mail,
+        Self::Switch,
+        Self::Witness,
+    ];
 }
 
 /// How much data the departments have.

@@ -57,6 +57,12 @@ pub struct Manifest {
     pub billing: Option<Sums>,
     /// The archive's instances, if the lab has it.
     pub pacs: Option<Instances>,
+    /// The laboratory's sums, if the lab has it.
+    pub laboratory: Option<Sums>,
+    /// Pathology's folder, if the lab has it.
+    pub pathology: Option<Tree>,
+    /// The ward system's own files, if the lab has it.
+    pub ward: Option<Tree>,
 }
 
 impl Manifest {
@@ -79,6 +85,9 @@ impl Manifest {
             held,
             billing: has(Service::Billing).then(|| lab.billing().sums()).transpose()?,
             pacs: has(Service::Pacs).then(|| lab.pacs().instances()).transpose()?,
+            laboratory: has(Service::Laboratory).then(|| lab.laboratory().sums()).transpose()?,
+            pathology: has(Service::Pathology).then(|| Tree::of(&lab.pathology().folder())).transpose()?,
+            ward: has(Service::Ward).then(|| Tree::of(&lab.ward().data())).transpose()?,
         };
         let path = path(lab, name)?;
         let bytes = serde_json::to_vec_pretty(&manifest)

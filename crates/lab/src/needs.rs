@@ -12,7 +12,7 @@ const DISK: u64 = 12 << 30;
 const MEMORY: u64 = 4 << 30;
 
 /// Programs of others, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 24] = [
+const PROGRAMS: [(&str, &str); 29] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("nft", "nftables"),
@@ -37,6 +37,11 @@ const PROGRAMS: [(&str, &str); 24] = [
     ("aiosmtpd", "python3-aiosmtpd"),
     ("dcmdump", "dcmtk"),
     ("restic", "restic"),
+    ("mariadbd", "mariadb-server"),
+    ("mariadb-dump", "mariadb-client"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("borg", "borgbackup"),
 ];
 
 /// Python modules of Debian's own Python, and their packages.

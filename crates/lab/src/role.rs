@@ -18,6 +18,12 @@ pub enum Role {
     Pac,
     /// Ophthalmology: a Samba share.
     Oph,
+    /// The laboratory: MariaDB.
+    Lis,
+    /// Pathology: OpenSSH's SFTP.
+    Pat,
+    /// The ward system, which another backup product protects.
+    War,
     /// The mail server.
     Mai,
     /// The clean room, where a restore arrives.
@@ -32,17 +38,22 @@ pub enum Role {
 
 /// A name that is no role.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{0}` is no host of the lab; there are lan, srv, bil, pac, oph, mai, cln, sw, vlt and pul")]
+#[error(
+    "`{0}` is no host of the lab; there are lan, srv, bil, pac, oph, lis, pat, war, mai, cln, sw, vlt and pul"
+)]
 pub struct UnknownRole(String);
 
 impl Role {
     /// All hosts, in the order in which they are raised.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Lan,
         Self::Srv,
         Self::Bil,
         Self::Pac,
         Self::Oph,
+        Self::Lis,
+        Self::Pat,
+        Self::War,
         Self::Mai,
         Self::Cln,
         Self::Sw,
@@ -51,7 +62,8 @@ impl Role {
     ];
 
     /// The hosts of the hospital's production side that hang on the core switch by `eth0`.
-    pub const PRODUCTION: [Self; 6] = [Self::Srv, Self::Bil, Self::Pac, Self::Oph, Self::Mai, Self::Cln];
+    pub const PRODUCTION: [Self; 9] =
+        [Self::Srv, Self::Bil, Self::Pac, Self::Oph, Self::Lis, Self::Pat, Self::War, Self::Mai, Self::Cln];
 
     /// The short name: part of the namespace's name, and the host's folder under the lab's root.
     pub const fn name(self) -> &'static str {
@@ -61,6 +73,9 @@ impl Role {
             Self::Bil => "bil",
             Self::Pac => "pac",
             Self::Oph => "oph",
+            Self::Lis => "lis",
+            Self::Pat => "pat",
+            Self::War => "war",
             Self::Mai => "mai",
             Self::Cln => "cln",
             Self::Sw => "sw",
@@ -77,6 +92,9 @@ impl Role {
             Self::Bil => Ipv4Addr::new(10, 77, 2, 2),
             Self::Pac => Ipv4Addr::new(10, 77, 3, 2),
             Self::Oph => Ipv4Addr::new(10, 77, 4, 2),
+            Self::Lis => Ipv4Addr::new(10, 77, 11, 2),
+            Self::Pat => Ipv4Addr::new(10, 77, 12, 2),
+            Self::War => Ipv4Addr::new(10, 77, 13, 2),
             Self::Mai => Ipv4Addr::new(10, 77, 5, 2),
             Self::Cln => Ipv4Addr::new(10, 77, 6, 2),
             Self::Sw => Ipv4Addr::new(10, 77, 8, 2),

@@ -22,7 +22,7 @@ fn the_main_job_ends_well() {
     assert_eq!(summary["attack"]["vault_connections_accepted"], 0);
     assert!(summary["closed_after_kill_s"].as_f64().unwrap() <= 3.1, "{summary}");
     let restored = summary["restored"].as_array().unwrap();
-    assert_eq!(restored.len(), 3);
+    assert_eq!(restored.len(), 6);
     for system in restored {
         assert!(system["identical"] == true && system["running"] == true, "{system}");
     }
@@ -33,6 +33,11 @@ fn the_main_job_ends_well() {
     assert_eq!(sheets.len(), 2);
     for sheet in sheets {
         let text = fs_err::read_to_string(sheet.as_str().unwrap()).unwrap();
-        assert!(["billing", "ophthalmology", "pacs"].iter().all(|system| text.contains(system)), "{text}");
+        assert!(
+            ["billing", "ophthalmology", "pacs", "laboratory", "pathology", "ward"]
+                .iter()
+                .all(|system| text.contains(system)),
+            "{text}"
+        );
     }
 }

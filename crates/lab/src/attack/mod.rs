@@ -55,6 +55,10 @@ impl Targets {
             (Service::Billing, Role::Bil, lab.billing().data()),
             (Service::Pacs, Role::Pac, lab.pacs().data()),
             (Service::Ophthalmology, Role::Oph, lab.ophthalmology().folder()),
+            (Service::Laboratory, Role::Lis, lab.laboratory().data()),
+            (Service::Pathology, Role::Pat, lab.pathology().folder()),
+            (Service::Ward, Role::War, lab.ward().data()),
+            (Service::Ward, Role::War, lab.ward().store()),
         ];
         for (_, role, folder) in departments.into_iter().filter(|(service, ..)| has(*service)) {
             targets.killed.push(role);

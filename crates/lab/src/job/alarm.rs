@@ -11,8 +11,8 @@ use super::{
 };
 use crate::Result;
 
-const SYSTEM: &str = "laboratory";
-const NAME: &str = "検査";
+const SYSTEM: &str = "rehabilitation";
+const NAME: &str = "リハビリ";
 /// Seconds after the due time by which a restore point must exist.
 const DEADLINE_S: u64 = 20;
 
@@ -28,10 +28,10 @@ pub(super) fn leave_out(site: &Site<'_>, story: &Story) -> Result<LeftOut> {
         r#"[[system]]
 id = "{SYSTEM}"
 name_ja = "{NAME}"
-name_en = "Laboratory"
-vendor = "検査システム株式会社(架空)"
+name_en = "Rehabilitation"
+vendor = "療法システム株式会社(架空)"
 protection = "important"
-restore_order = 4
+restore_order = 7
 [system.schedule]
 cron = "* * * * *"
 zone = "Asia/Tokyo"
@@ -41,8 +41,8 @@ missed = "alarm"
     ))?;
     let now = SystemClock.now().as_second();
     story.tell(
-        "検査システムのバックアップをわざと取りません",
-        "the laboratory's backup is left out on purpose",
+        "リハビリ部門のバックアップをわざと取りません",
+        "rehabilitation's backup is left out on purpose",
     );
     // It is due at the next whole minute. The policy `alarm` speaks as soon as that minute passed without a
     // backup; the judge's deadline, DEADLINE_S later, is the second net.

@@ -139,19 +139,11 @@ fn window(
     wait_until("the receiver", std::time::Duration::from_secs(30), || {
         host.inside(|| std::net::TcpStream::connect(target).ok())
     })?;
-    let words = [
-        "restore",
-        "--receiver",
-        "clean",
-        "--repository",
-        "billing",
-        "--repository",
-        "ophthalmology",
-        "--repository",
-        "pacs",
-        "--repository",
-        "_control",
-    ];
+    let repositories_sent = SYSTEMS.into_iter().chain(["_control"]);
+    let words: Vec<&str> = ["restore", "--receiver", "clean"]
+        .into_iter()
+        .chain(repositories_sent.flat_map(|name| ["--repository", name]))
+        .collect();
     let done = last_json(&vault.host().text(&vault.verb(&words))?)?;
     process.stop()?;
     let seen = figures(&done);
@@ -179,6 +171,9 @@ fn judge(
     match name {
         "billing" => compare::billing(lab, truth, Role::Cln, target),
         "ophthalmology" => compare::ophthalmology(truth, target),
+        "laboratory" => compare::laboratory(lab, truth, Role::Cln, target),
+        "pathology" => compare::pathology(lab, truth, Role::Cln, target),
+        "ward" => compare::ward(lab, truth, Role::Cln, target),
         _ => {
             // A stock restic keeps absolute paths.
             let path = newest["paths"][0].as_str().ok_or(LabError::NoService("pacs"))?;

@@ -49,6 +49,9 @@ pub fn run(lab: &Lab, product: &Product, story: &Story) -> Result<Summary> {
     story.console(&site.console());
     night::pull(&site, "billing", &mut summary, story)?;
     night::pull(&site, "ophthalmology", &mut summary, story)?;
+    night::pull(&site, "laboratory", &mut summary, story)?;
+    night::pull(&site, "pathology", &mut summary, story)?;
+    night::pull(&site, "ward", &mut summary, story)?;
 
     summary.positive_control = vault::positive_control(lab, story)?;
     let vault = vault::raise(lab, product, &site, story)?;

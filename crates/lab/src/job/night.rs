@@ -12,7 +12,7 @@ use super::{
 use crate::{Program, Result, Role};
 
 /// The departments, in restore order.
-pub(super) const SYSTEMS: [&str; 3] = ["billing", "ophthalmology", "pacs"];
+pub(super) const SYSTEMS: [&str; 6] = ["billing", "ophthalmology", "pacs", "laboratory", "pathology", "ward"];
 
 /// Has the server pull a department, and waits.
 pub(super) fn pull(site: &Site<'_>, system: &str, summary: &mut Summary, story: &Story) -> Result<()> {
@@ -20,7 +20,13 @@ pub(super) fn pull(site: &Site<'_>, system: &str, summary: &mut Summary, story: 
     let run = site.ask(&["backup", "run", system, "--wait"])?;
     let figures = SystemFigures {
         name: system.to_owned(),
-        way: if system == "billing" { "postgres" } else { "smb" },
+        way: match system {
+            "billing" => "postgres",
+            "laboratory" => "mariadb",
+            "pathology" => "sftp",
+            "ward" => "foreign",
+            _ => "smb",
+        },
         bytes: run["facts"]["bytes"].as_u64().unwrap_or(0),
         seconds: seconds_since(begin),
         restore_point: newest(site, system)?,

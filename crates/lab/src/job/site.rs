@@ -11,8 +11,11 @@ use crate::{
     role::VAULT,
     services::{
         billing::{REPLICATOR, REPLICATOR_SECRET},
+        laboratory::{READER as LABORATORY_READER, READER_SECRET as LABORATORY_SECRET},
         ophthalmology::{HELD, MARKER, READER, READER_SECRET, SHARE},
+        pathology::{READER as PATHOLOGY_READER, READER_KEY as PATHOLOGY_KEY},
         switch::{Login, SWITCH_NAME},
+        ward::{READER as WARD_READER, READER_SECRET as WARD_SECRET, RESULT, SHARE as WARD_SHARE},
     },
     wait_until,
 };
@@ -40,10 +43,10 @@ pub(super) fn raise<'a>(lab: &'a Lab, product: &'a Product, story: &Story) -> Re
     site.host().run(&site.server().args(["init", "--recovery-out"]).arg(&recovery))?;
     site.start()?;
     story.tell("拠点サーバーを開始しました", "the site server runs");
-    site.add(&site.register())?;
+    site.add(&site.register()?)?;
     story.tell(
-        "部門システムを登録しました(医事会計・眼科・画像)",
-        "billing, ophthalmology and PACS are registered",
+        "部門システムを登録しました(医事会計・眼科・画像・検体検査・病理・病棟)",
+        "billing, ophthalmology, PACS, laboratory, pathology and ward are registered",
     );
     Ok(site)
 }
@@ -156,7 +159,7 @@ interface = "port2"
         )
     }
 
-    fn register(&self) -> String {
+    fn register(&self) -> Result<String> {
         let secret = |name| self.lab.secret_file(name).display().to_string();
         let mut text = String::new();
         let _ = write!(
@@ -207,13 +210,77 @@ protection = "critical"
 rpo = "24h"
 rto = "8h"
 restore_order = 3
+
+[[system]]
+id = "laboratory"
+name_ja = "検体検査"
+name_en = "Laboratory"
+vendor = "検査システム株式会社(架空)"
+protection = "critical"
+rpo = "24h"
+rto = "4h"
+restore_order = 4
+[system.source]
+kind = "mariadb"
+server = "{laboratory}"
+user = "{LABORATORY_READER}"
+password_file = "{laboratory_secret}"
+
+[[system]]
+id = "pathology"
+name_ja = "病理"
+name_en = "Pathology"
+vendor = "病理システム株式会社(架空)"
+protection = "important"
+rpo = "24h"
+rto = "24h"
+restore_order = 5
+[system.source]
+kind = "sftp"
+server = "{pathology}"
+user = "{PATHOLOGY_READER}"
+folder = "{slides}"
+host_keys = ["{host_key}"]
+key_file = "{pathology_key}"
+
+[[system]]
+id = "ward"
+name_ja = "病棟(他社製品でバックアップ)"
+name_en = "Ward (backed up by another product)"
+vendor = "病棟システム株式会社(架空)"
+protection = "important"
+rpo = "24h"
+rto = "24h"
+restore_order = 6
+[system.source]
+kind = "foreign"
+product = "other"
+server = "{ward}"
+[system.source.share]
+server = "{ward}"
+share = "{WARD_SHARE}"
+user = "{WARD_READER}"
+domain = "HOSPITAL"
+password_file = "{ward_secret}"
+[system.source.share.marker]
+pattern = "{RESULT}"
+settle = "1s"
+poll = "1s"
 "#,
+            laboratory = Role::Lis.address(),
+            laboratory_secret = secret(LABORATORY_SECRET),
+            pathology = Role::Pat.address(),
+            slides = self.lab.pathology().folder().display(),
+            host_key = self.lab.pathology().host_key()?,
+            pathology_key = secret(PATHOLOGY_KEY),
+            ward = Role::War.address(),
+            ward_secret = secret(WARD_SECRET),
             billing = Role::Bil.address(),
             billing_secret = secret(REPLICATOR_SECRET),
             ophthalmology = Role::Oph.address(),
             ophthalmology_secret = secret(READER_SECRET),
         );
-        text
+        Ok(text)
     }
 }
 

@@ -2,10 +2,14 @@
 //! foreground of its host's namespace.
 
 pub mod billing;
+pub mod laboratory;
 pub mod mail;
 pub mod ophthalmology;
 pub mod pacs;
+pub mod pathology;
+mod samba;
 pub mod switch;
+pub mod ward;
 pub mod witness;
 
 use std::path::Path;
@@ -26,6 +30,9 @@ pub(crate) fn start(lab: &Lab) -> Result<()> {
                 Service::Billing => lab.billing().create(),
                 Service::Pacs => lab.pacs().create(),
                 Service::Ophthalmology => lab.ophthalmology().create(),
+                Service::Laboratory => lab.laboratory().create(),
+                Service::Pathology => lab.pathology().create(),
+                Service::Ward => lab.ward().create(),
                 Service::Mail => lab.mail().start(),
                 Service::Switch => lab.switch().start(),
                 Service::Witness => lab.witness().start(),
@@ -66,6 +73,21 @@ impl Lab {
     /// Ophthalmology's share.
     pub fn ophthalmology(&self) -> ophthalmology::Ophthalmology<'_> {
         ophthalmology::Ophthalmology::of(self)
+    }
+
+    /// The laboratory's MariaDB.
+    pub fn laboratory(&self) -> laboratory::Laboratory<'_> {
+        laboratory::Laboratory::of(self)
+    }
+
+    /// Pathology's SFTP.
+    pub fn pathology(&self) -> pathology::Pathology<'_> {
+        pathology::Pathology::of(self)
+    }
+
+    /// The ward system with its other backup product.
+    pub fn ward(&self) -> ward::Ward<'_> {
+        ward::Ward::of(self)
     }
 
     /// The mail server.

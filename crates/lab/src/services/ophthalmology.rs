@@ -4,7 +4,6 @@
 //! alone, so that a reader meets a real sharing violation.
 
 use std::{
-    fmt::Write as _,
     io::Write,
     path::{Path, PathBuf},
     time::Duration,
@@ -19,6 +18,7 @@ use crate::{
     lab::{Host, Lab, Scale},
     program::Program,
     role::Role,
+    services::samba::Samba,
 };
 
 /// The share's name.
@@ -118,8 +118,8 @@ impl<'lab> Ophthalmology<'lab> {
         self.host().folder().join(SHARE)
     }
 
-    fn samba(self) -> PathBuf {
-        self.host().folder().join("samba")
+    fn samba(self) -> Samba<'lab> {
+        Samba { lab: self.lab, role: Role::Oph, process: PROCESS }
     }
 
     fn plan(self) -> Plan {
@@ -131,71 +131,24 @@ impl<'lab> Ophthalmology<'lab> {
     }
 
     pub(crate) fn create(self) -> Result<()> {
-        let samba = self.samba();
-        for name in ["private", "lock", "state", "cache", "run", "ncalrpc", "log"] {
-            fs_err::create_dir_all(samba.join(name))?;
-        }
         fs_err::create_dir_all(self.folder())?;
-        fs_err::write(samba.join("smb.conf"), self.config())?;
-        // This host's users: the machine's and two more, seen by this host's programs alone.
-        let (mut users, mut groups) =
-            (fs_err::read_to_string("/etc/passwd")?, fs_err::read_to_string("/etc/group")?);
-        for (name, id) in USERS {
-            let _ = writeln!(users, "{name}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin");
-            let _ = writeln!(groups, "{name}:x:{id}:");
-        }
-        fs_err::write(samba.join("passwd"), users)?;
-        fs_err::write(samba.join("group"), groups)?;
-        for (name, secret) in [(READER, READER_SECRET), (VENDOR, VENDOR_SECRET)] {
-            let password = self.lab.secret(secret)?;
-            let add = self
-                .program("pdbedit")
-                .args(["-a", "-t", "-u", name])
-                .input(format!("{password}\n{password}\n"));
-            self.host().run(&add)?;
-        }
+        let users = [(READER, USERS[0].1, READER_SECRET), (VENDOR, USERS[1].1, VENDOR_SECRET)];
+        self.samba().create(
+            &users,
+            &format!(
+                "[{SHARE}]\n path = {}\n valid users = {READER} {VENDOR}\n read only = yes\n write list = {VENDOR}\n",
+                self.folder().display()
+            ),
+        )?;
         let held = self.folder().join(HELD);
         self.write(&held, |file| file.write_all(&vec![0x54; 64 << 10]))?;
         self.write_dump(0, None)?;
         self.start()
     }
 
-    fn config(self) -> String {
-        let samba = self.samba();
-        let at = |name: &str| samba.join(name).display().to_string();
-        format!(
-            "[global]\n server role = standalone server\n workgroup = HOSPITAL\n netbios name = OPH\n\
-             \x20disable netbios = yes\n smb ports = 445\n interfaces = {}/24\n bind interfaces only = yes\n\
-             \x20server min protocol = SMB2_10\n map to guest = never\n\
-             \x20passdb backend = tdbsam:{}\n private dir = {}\n lock directory = {}\n state directory = {}\n\
-             \x20cache directory = {}\n pid directory = {}\n ncalrpc dir = {}\n log file = {}\n max log size = 0\n\
-             \x20load printers = no\n disable spoolss = yes\n printcap name = /dev/null\n usershare max shares = 0\n\
-             \x20unix charset = UTF-8\n\
-             [{SHARE}]\n path = {}\n valid users = {READER} {VENDOR}\n read only = yes\n write list = {VENDOR}\n",
-            Role::Oph.address(),
-            at("private/passdb.tdb"),
-            at("private"),
-            at("lock"),
-            at("state"),
-            at("cache"),
-            at("run"),
-            at("ncalrpc"),
-            at("log/smbd"),
-            self.folder().display()
-        )
-    }
-
-    fn program(self, name: &str) -> Program {
-        Program::new(name)
-            .private(&self.samba().join("passwd"), Path::new("/etc/passwd"))
-            .private(&self.samba().join("group"), Path::new("/etc/group"))
-            .arg(format!("--configfile={}", self.samba().join("smb.conf").display()))
-    }
-
     /// Starts the server and the vendor's viewer, and waits until both do their work.
     pub fn start(self) -> Result<()> {
-        let server = self.program("smbd").args(["--foreground", "--no-process-group"]);
-        let mut process = self.host().spawn(PROCESS, &server, &self.lab.log(PROCESS))?;
+        let mut process = self.samba().serve()?;
         process.wait_until("Samba answers", Duration::from_secs(30), || {
             Ok(self.ask("ls").is_ok().then_some(()))
         })?;
@@ -215,7 +168,7 @@ impl<'lab> Ophthalmology<'lab> {
     pub fn hold(self) -> Result<()> {
         let viewer = Program::new("/usr/bin/python3")
             .args(["-c", HOLD])
-            .arg(self.samba().join("smb.conf"))
+            .arg(self.samba().config())
             .args([&Role::Oph.address().to_string(), VENDOR])
             .arg(self.lab.secret_file(VENDOR_SECRET))
             .arg(HELD);
@@ -236,29 +189,7 @@ impl<'lab> Ophthalmology<'lab> {
 
     /// One command of `smbclient` from the site server with the read-only account; gives back what it wrote.
     pub fn ask(self, command: &str) -> Result<String> {
-        let login = self.samba().join("reader.login");
-        if !login.exists() {
-            let password = self.lab.secret(READER_SECRET)?;
-            fs_err::write(
-                &login,
-                format!("username = {READER}\npassword = {password}\ndomain = HOSPITAL\n"),
-            )?;
-        }
-        let client = Program::new("smbclient").args(["-s", "/dev/null", "-A"]).arg(&login).args([
-            &format!("//{}/{SHARE}", Role::Oph.address()),
-            "-c",
-            command,
-        ]);
-        let outcome = self.lab.host(Role::Srv).try_run(&client)?;
-        let text = outcome.text();
-        // smbclient reports some refusals on its output and ends well.
-        if outcome.status == Some(0)
-            && !text.contains("NT_STATUS_")
-            && !outcome.complaint().contains("NT_STATUS_")
-        {
-            return Ok(text);
-        }
-        Err(LabError::Answer { server: "Samba", answer: format!("{text}{}", outcome.complaint()) })
+        self.samba().ask(SHARE, READER, READER_SECRET, command)
     }
 
     /// Writes the dump of a night over that of the last one, its marker last.
