@@ -1,11 +1,16 @@
 //! The page.
 
+use std::fmt::Write;
+
 use kuramori_report::{Block, Document, Language, Tone};
 
 use crate::{
     judge::{Assessment, Gap, Step, Verdict},
     questions::QUESTIONS,
 };
+
+/// A point in Japanese and English, and how a system stands on it.
+type Point = (&'static str, &'static str, fn(&Gap) -> Verdict);
 
 /// Names that a sentence holds before it says how many more there are.
 const NAMED: usize = 8;
@@ -15,10 +20,10 @@ fn names(language: Language, systems: &[impl AsRef<str>]) -> String {
     let mut text = shown.join(language.pick("、", ", "));
     if systems.len() > NAMED {
         let more = systems.len() - NAMED;
-        text.push_str(&match language {
-            Language::Ja => format!(" ほか {more}"),
-            Language::En => format!(" and {more} more"),
-        });
+        let _ = match language {
+            Language::Ja => write!(text, " ほか {more}"),
+            Language::En => write!(text, " and {more} more"),
+        };
     }
     text
 }
@@ -173,7 +178,7 @@ pub fn document(found: &Assessment, language: Language, made: &str) -> Document 
     let items = steps.collect();
     page.add(Block::List { numbered: true, items });
     page.heading("足りないもの", "What is missing");
-    let points: [(&str, &str, fn(&Gap) -> Verdict); 6] = [
+    let points: [Point; 6] = [
         ("バックアップ", "Backup", |gap| gap.backup),
         ("世代数(目安以上)", "Generations (at the floor or above)", |gap| gap.generations),
         ("オフライン保管", "Offline copy", |gap| gap.offline),
@@ -253,6 +258,6 @@ pub fn document(found: &Assessment, language: Language, made: &str) -> Document 
             "提出された一覧と回答だけから作成。世代数の目安(電子カルテ 5、その他 3)は Q&A の例であり、制度への対応の判断は病院が行います。",
             "Made from the list and the answers alone. The floors (EHR 5, others 3) are an example of the Q&A; whether rules are met is for the hospital to judge.",
         )
-        .to_owned();
+        .into();
     page
 }

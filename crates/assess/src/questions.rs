@@ -1,5 +1,7 @@
 //! The questionnaire: what no list of systems says.
 
+use std::fmt::Write;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{AssessError, Result};
@@ -128,7 +130,7 @@ impl Answers {
         });
         for question in QUESTIONS {
             let words = if japanese { question.ja } else { question.en };
-            text.push_str(&format!("\n# {words}\n# {} = true\n", question.key));
+            let _ = write!(text, "\n# {words}\n# {} = true\n", question.key);
         }
         text
     }

@@ -124,6 +124,17 @@ fn a_drill_is_recorded_with_its_page_and_a_failed_one_is_an_alarm() {
         .collect();
     assert_eq!(left, ["lock"]);
 
+    // The yearly exercise as people write it down.
+    let record = bench.dir.path().join("exercise.toml");
+    let example = Command::new(PROGRAM).args(["drill", "record", "--example"]).output().unwrap();
+    fs_err::write(&record, example.stdout).unwrap();
+    let (code, said) = bench.say(&["drill", "record", text(&record)]);
+    assert_eq!(code, Some(0), "{said:?}");
+    let listed = bench.print(&["--lang", "ja", "drill", "record"]);
+    assert!(listed.contains("未承認") && listed.starts_with("2026-11-20"), "{listed}");
+    fs_err::write(&record, "date = 2026-01-01\n").unwrap();
+    assert_eq!(bench.say(&["drill", "record", text(&record)]).0, Some(1));
+
     // The runbook: on the screen, to print, and in the copy that the vault pulls.
     let out = bench.dir.path().join("runbook.html");
     let said = bench.print(&["--lang", "ja", "runbook", "print", "--out", text(&out)]);

@@ -240,6 +240,7 @@ fn hold(task: &Task<'_>, desk: &Desk, boot: Duration, record: &mut Record) -> Re
     }
     let user = match task.service {
         Service::Postgres { .. } | Service::PostgresDump { .. } => "postgres",
+        Service::MariadbDump { .. } => "mysql",
         Service::Orthanc { .. } => "orthanc",
         _ => "nobody",
     };
@@ -258,16 +259,16 @@ fn hold(task: &Task<'_>, desk: &Desk, boot: Duration, record: &mut Record) -> Re
 
 /// The drill's own folder; gone with it.
 #[derive(Debug)]
-struct Desk {
-    folder: PathBuf,
-    data: PathBuf,
-    run: PathBuf,
+pub(crate) struct Desk {
+    pub(crate) folder: PathBuf,
+    pub(crate) data: PathBuf,
+    pub(crate) run: PathBuf,
     _alone: fs_err::File,
 }
 
 impl Desk {
     /// Takes the work folder alone and removes what a killed drill left there.
-    fn take(work: &Path) -> Result<Self> {
+    pub(crate) fn take(work: &Path) -> Result<Self> {
         use std::os::unix::fs::PermissionsExt;
         let wrong = DrillError::file("prepare the drill's folder");
         fs_err::create_dir_all(work).map_err(&wrong)?;

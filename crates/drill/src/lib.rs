@@ -21,6 +21,7 @@ pub mod compare;
 pub mod drill;
 mod error;
 pub mod estimate;
+pub mod exercise;
 mod group;
 pub mod page;
 pub mod plan;
@@ -28,6 +29,7 @@ pub mod profile;
 pub mod restore;
 pub mod runbook;
 pub mod service;
+pub mod table;
 pub mod target;
 
 pub use error::{DrillError, Result};

@@ -52,6 +52,9 @@ pub(crate) fn service(language: Language, service: &Service) -> String {
         Service::PostgresDump { file, .. } => {
             format!("PostgreSQL {} ({file})", language.pick("ダンプの読み込み", "dump loaded"))
         }
+        Service::MariadbDump { file } => {
+            format!("MariaDB {} ({file})", language.pick("ダンプの読み込み", "dump loaded"))
+        }
         Service::Orthanc { .. } => "Orthanc (DICOM)".to_owned(),
     }
 }
@@ -209,6 +212,6 @@ pub fn evidence(record: &Record, heading: Heading<'_>, language: Language) -> Do
             "蔵守が記録した事実です。訓練の十分さの判断は病院が行います。",
             "Facts as Kuramori recorded them. Whether the drill suffices is for the hospital to judge.",
         )
-        .to_owned();
+        .into();
     page
 }

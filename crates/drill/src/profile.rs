@@ -84,12 +84,22 @@ pub enum Service {
         #[serde(default = "postgres")]
         database: String,
     },
+    /// A dump of MariaDB or MySQL, loaded into an empty server.
+    MariadbDump {
+        /// The dump's file below the restored folder; `*` matches, the newest name is taken.
+        #[serde(default = "dump_sql")]
+        file: String,
+    },
     /// An Orthanc archive with its index.
     Orthanc {
         /// The folder with `index` and the files, below the restored folder.
         #[serde(default)]
         folder: String,
     },
+}
+
+fn dump_sql() -> String {
+    "dump.sql".to_owned()
 }
 
 fn postgres() -> String {
@@ -145,8 +155,11 @@ impl Profile {
         if self.must_exist.iter().chain(&self.sums).any(leaves) {
             return bad("a path must stay below the restored folder");
         }
-        if let Some(Service::PostgresDump { file: path, .. } | Service::Orthanc { folder: path }) =
-            &self.service
+        if let Some(
+            Service::PostgresDump { file: path, .. }
+            | Service::MariadbDump { file: path }
+            | Service::Orthanc { folder: path },
+        ) = &self.service
             && leaves(path)
         {
             return bad("a path must stay below the restored folder");
@@ -162,6 +175,7 @@ impl Profile {
     /// What runs on the data of a source of this kind, if the profile does not say.
     pub fn service_for(&self, source_kind: Option<&str>) -> Service {
         self.service.clone().unwrap_or_else(|| match source_kind {
+            Some("mariadb") => Service::MariadbDump { file: dump_sql() },
             Some("postgres") => Service::Postgres { superuser: postgres() },
             _ => Service::Files,
         })

@@ -4,6 +4,8 @@
 //! It also holds the one-line answer: if everything were lost now, back to when, and in how many hours.
 //! "Everything" includes the primary, so only the vault's copies count.
 
+use std::fmt::Write;
+
 use jiff::{Timestamp, tz::TimeZone};
 use kuramori_model::units::Bytes;
 use kuramori_report::{Block, Document, Language, Tone, span};
@@ -142,20 +144,21 @@ impl Answer {
         };
         if !self.unmeasured.is_empty() && self.seconds.is_some() {
             let (count, all) = (self.unmeasured.len(), self.systems);
-            text.push_str(&if ja {
-                format!(" {all} システム中 {count} は訓練による実測がなく、他の値からの見込みです。")
+            let _ = if ja {
+                write!(text, " {all} システム中 {count} は訓練による実測がなく、他の値からの見込みです。")
             } else {
-                format!(
+                write!(
+                    text,
                     " Of {all} systems {count} were never measured themselves and are estimated from others."
                 )
-            });
+            };
         }
         if !self.lost.is_empty() {
-            text.push_str(&if ja {
-                format!(" 戻せないもの: {}。", self.lost.join("、"))
+            let _ = if ja {
+                write!(text, " 戻せないもの: {}。", self.lost.join("、"))
             } else {
-                format!(" Lost: {}.", self.lost.join(", "))
-            });
+                write!(text, " Lost: {}.", self.lost.join(", "))
+            };
         }
         text
     }
@@ -188,7 +191,7 @@ pub fn document(book: &Book, language: Language, zone: &TimeZone) -> Document {
             "記録された事実から自動で作成。ジョブのたびに更新され、隔離保管庫にも入ります。印刷して保管してください。",
             "Made from recorded facts; renewed after each job and held in the vault too. Keep a print.",
         )
-        .to_owned();
+        .into();
     page
 }
 
@@ -381,6 +384,9 @@ fn start(entry: &Entry) -> Vec<String> {
             ),
             format!("setpriv --reuid=orthanc --regid=orthanc --clear-groups Orthanc {DESK}/orthanc.json &"),
         ],
+        Service::MariadbDump { file } => {
+            vec![format!("mariadb < {at}/{file}"), "mariadb-check --all-databases".to_owned()]
+        }
         Service::PostgresDump { file, .. } => vec![format!("ls -l {at}/{file}")],
         Service::Files | Service::Share => vec![format!("find {at} -type f | wc -l")],
     }

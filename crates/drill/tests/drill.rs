@@ -420,3 +420,136 @@ fn flip(file: &Path) {
     bytes[middle] ^= 0x20;
     fs_err::write(file, bytes).unwrap();
 }
+
+#[test]
+fn one_table_comes_out_of_a_whole_cluster() {
+    let bench = Bench::new();
+    let cluster = Cluster::make(&bench);
+    let choice = bench.backup(&cluster.base);
+    let to = bench.path("orders.sql");
+    let profile = Profile::default();
+    let (progress, cancel) = (kuramori_repo::progress::Progress::default(), Cancel::default());
+    let extract = |table: &str, to: &Path| {
+        let wanted = kuramori_drill::table::Wanted {
+            repository: &bench.repository,
+            snapshot: &choice.point.snapshot,
+            profile: &profile,
+            superuser: "postgres",
+            database: "postgres",
+            table,
+            work: &bench.path("work"),
+            to,
+        };
+        kuramori_drill::table::extract(&wanted, &SystemClock, &progress, &cancel)
+    };
+    let (path, bytes) = extract("orders", &to).unwrap();
+    let text = fs_err::read_to_string(&path).unwrap();
+    assert_eq!(bytes, text.len() as u64);
+    assert!(
+        text.contains("COPY public.orders") && text.lines().any(|line| line.starts_with("20000\t200000\t"))
+    );
+    assert!(extract("orders", &to).is_err(), "nothing is written over");
+    assert!(extract("patients", &bench.path("none.sql")).is_err(), "there is no such table");
+    assert!(!bench.path("none.sql").exists());
+}
+
+#[test]
+fn a_mariadb_dump_is_loaded_and_a_cut_one_fails() {
+    let bench = Bench::new();
+    let folder = bench.path("maria");
+    fs_err::create_dir(&folder).unwrap();
+    let rows: Vec<String> = (1..=3000).map(|n| format!("({n},'検査 {n}')")).collect();
+    let dump = format!(
+        "CREATE DATABASE `laboratory` CHARACTER SET utf8mb4;\nUSE `laboratory`;\n\
+         CREATE TABLE `results` (id INT PRIMARY KEY, text VARCHAR(40)) ENGINE=InnoDB;\n\
+         INSERT INTO `results` VALUES {};\n-- Dump completed\n",
+        rows.join(",")
+    );
+    fs_err::write(folder.join("dump.sql"), &dump).unwrap();
+    let profile = Profile {
+        query: vec![Query {
+            database: "laboratory".to_owned(),
+            sql: "SELECT count(*), max(id) FROM results".to_owned(),
+            equals: Some("3000|3000".to_owned()),
+            at_least: None,
+            grows: false,
+        }],
+        ..Profile::default()
+    };
+    let service = || Service::MariadbDump { file: "dump.sql".to_owned() };
+    let whole = bench.drill(&bench.backup(&folder), service(), &profile, None);
+    assert!(whole.passed, "{whole:#?}");
+    fs_err::write(folder.join("dump.sql"), &dump.as_bytes()[..dump.len() - 500]).unwrap();
+    let cut = bench.drill(&bench.backup(&folder), service(), &profile, None);
+    assert!(!cut.passed && bad(&cut).contains(&"trailer"), "{cut:#?}");
+}
+
+#[test]
+fn an_archive_answers_with_every_instance_as_it_was_received() {
+    let bench = Bench::new();
+    let (home, files) = (bench.path("pacs"), bench.path("dicom"));
+    let data = home.join("db");
+    fs_err::create_dir_all(&data).unwrap();
+    fs_err::create_dir_all(&files).unwrap();
+    for n in 1..=4 {
+        let text = format!(
+            "(0008,0016) UI =SecondaryCaptureImageStorage\n(0008,0018) UI [1.2.826.0.1.3680043.2.1143.9.{n}]\n\
+             (0008,0060) CS [OT]\n(0010,0010) PN [TEST^{n}]\n(0010,0020) LO [TEST0000{n}]\n\
+             (0020,000d) UI [1.2.826.0.1.3680043.2.1143.7.{n}]\n(0020,000e) UI [1.2.826.0.1.3680043.2.1143.8.{n}]\n"
+        );
+        let dump = files.join(format!("{n}.txt"));
+        fs_err::write(&dump, text).unwrap();
+        let done = Command::new("dump2dcm").arg(&dump).arg(files.join(format!("{n}.dcm"))).output().unwrap();
+        assert!(done.status.success(), "dump2dcm: {}", String::from_utf8_lossy(&done.stderr));
+    }
+    // The archive is filled in a cell of its own, so that its ports are nobody else's.
+    let cell = Cell::open(Bytes(1 << 30)).unwrap();
+    let config = home.join("orthanc.json");
+    let settings = serde_json::json!({
+        "StorageDirectory": data, "IndexDirectory": data, "HttpPort": 8042, "DicomPort": 4242,
+        "AuthenticationEnabled": false, "Plugins": [], "DicomAet": "PACS", "DicomAlwaysAllowStore": true,
+    });
+    fs_err::write(&config, settings.to_string()).unwrap();
+    cell.give("orthanc", &home).unwrap();
+    let mut command = cell.command(As::User("orthanc"), "Orthanc");
+    command.arg(&config).current_dir("/");
+    let mut child = cell.start(command, "Orthanc", &bench.path("orthanc.log")).unwrap();
+    let deadline = SystemClock.boot() + Duration::from_secs(60);
+    while !cell.http(8042, "GET", "/system").is_ok_and(|(status, _)| status == 200) {
+        let log = || fs_err::read_to_string(bench.path("orthanc.log")).unwrap_or_default();
+        assert!(SystemClock.boot() < deadline, "Orthanc does not answer: {}", log());
+        SystemClock.sleep(Duration::from_millis(50));
+    }
+    for n in 1..=4 {
+        let file = files.join(format!("{n}.dcm"));
+        let sent = cell
+            .run(As::Root, "storescu", &["-aec", "PACS", "127.0.0.1", "4242", file.to_str().unwrap()])
+            .unwrap();
+        assert!(sent.status.success(), "storescu: {}", String::from_utf8_lossy(&sent.stderr));
+    }
+    assert_eq!(cell.http(8042, "POST", "/tools/shutdown").unwrap().0, 200);
+    child.wait().unwrap();
+    drop(cell);
+
+    let service = || Service::Orthanc { folder: String::new() };
+    let whole = bench.drill(&bench.backup(&data), service(), &Profile::default(), None);
+    assert!(whole.passed, "{whole:#?}");
+    let answers: Vec<&str> = whole.probes.iter().map(|probe| probe.answer.as_str()).collect();
+    assert!(answers.contains(&"4 instances in 4 studies"), "{answers:?}");
+    assert!(answers.contains(&"4 of 4 instances read, all as received"), "{answers:?}");
+    // A picture is gone from the disk that is backed up, though the index still lists it.
+    let mut pictures: Vec<PathBuf> = Vec::new();
+    let mut open = vec![data.clone()];
+    while let Some(folder) = open.pop() {
+        for entry in fs_err::read_dir(folder).unwrap().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                open.push(entry.path());
+            } else if !entry.file_name().to_string_lossy().starts_with("index") {
+                pictures.push(entry.path());
+            }
+        }
+    }
+    fs_err::remove_file(&pictures[0]).unwrap();
+    let record = bench.drill(&bench.backup(&data), service(), &Profile::default(), Some(&whole));
+    assert!(!record.passed && bad(&record).contains(&"md5"), "{record:#?}");
+}

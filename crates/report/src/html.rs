@@ -42,6 +42,19 @@ pub(crate) fn render(document: &Document) -> String {
     html
 }
 
+/// The same for each item, one after the other.
+fn each<T>(items: &[T], mut write: impl FnMut(&mut String, &T)) -> String {
+    let mut html = String::new();
+    for item in items {
+        write(&mut html, item);
+    }
+    html
+}
+
+fn element(html: &mut String, tag: &str, attributes: &str, text: &str) {
+    let _ = write!(html, "<{tag}{attributes}>{}</{tag}>", escape(text));
+}
+
 fn block(html: &mut String, block: &Block) {
     let _ = match block {
         Block::Heading { text, new_page } => {
@@ -55,32 +68,29 @@ fn block(html: &mut String, block: &Block) {
         }
         Block::List { numbered, items } => {
             let tag = if *numbered { "ol" } else { "ul" };
-            let items: String = items.iter().map(|item| format!("<li>{}</li>", escape(item))).collect();
+            let items = each(items, |html, item| element(html, "li", "", item));
             writeln!(html, "<{tag}>{items}</{tag}>")
         }
         Block::Commands(lines) => writeln!(html, "<pre>{}</pre>", escape(&lines.join("\n"))),
         Block::Table { head, rows } => {
-            let cells = |tag: &str, cells: &[String]| -> String {
-                cells.iter().map(|cell| format!("<{tag}>{}</{tag}>", escape(cell))).collect()
-            };
-            let rows: String = rows.iter().map(|row| format!("<tr>{}</tr>\n", cells("td", row))).collect();
-            writeln!(
-                html,
-                "<table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>",
-                cells("th scope=\"col\"", head).replace("</th scope=\"col\">", "</th>")
-            )
+            let head = each(head, |html, cell| element(html, "th", " scope=\"col\"", cell));
+            let rows = each(rows, |html, row| {
+                let cells = each(row, |html, cell| element(html, "td", "", cell));
+                let _ = writeln!(html, "<tr>{cells}</tr>");
+            });
+            writeln!(html, "<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>")
         }
         Block::Facts(facts) => {
-            let rows: String = facts
-                .iter()
-                .map(|(name, value)| {
-                    format!("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape(name), escape(value))
-                })
-                .collect();
+            let rows = each(facts, |html, (name, value)| {
+                html.push_str("<tr>");
+                element(html, "th", " scope=\"row\"", name);
+                element(html, "td", "", value);
+                html.push_str("</tr>\n");
+            });
             writeln!(html, "<table>\n{rows}</table>")
         }
         Block::Boxes(words) => {
-            let boxes: String = words.iter().map(|word| format!("<div>{}</div>", escape(word))).collect();
+            let boxes = each(words, |html, word| element(html, "div", "", word));
             writeln!(html, "<div class=\"boxes\">{boxes}</div>")
         }
     };

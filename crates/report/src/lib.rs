@@ -199,7 +199,7 @@ pub fn span(language: Language, seconds: f64) -> String {
     );
     match whole {
         0..60 => format!("{whole} {s}"),
-        60..3600 if whole % 60 == 0 => format!("{} {min}", whole / 60),
+        60..3600 if whole.is_multiple_of(60) => format!("{} {min}", whole / 60),
         60..3600 => format!("{} {min} {} {s}", whole / 60, whole % 60),
         3600..172_800 if whole % 3600 < 60 => format!("{} {h}", whole / 3600),
         3600..172_800 => format!("{} {h} {} {min}", whole / 3600, whole % 3600 / 60),

@@ -12,6 +12,7 @@ use kuramori_drill::{
     choose::{Copy, Wish, choose},
     drill::{self, Record, Task},
     estimate::Measured,
+    exercise::Exercise,
     page,
 };
 use kuramori_model::{
@@ -29,6 +30,9 @@ const TURN: Duration = Duration::from_mins(1);
 /// The history's kind of a drill that ended.
 const ENDED: &str = "drill.ended";
 
+/// The history's kind of an exercise.
+const EXERCISE: &str = "exercise.recorded";
+
 /// A drill with its number in the history.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Numbered {
@@ -36,6 +40,17 @@ pub struct Numbered {
     pub number: u64,
     /// The record.
     pub record: Record,
+}
+
+/// An exercise with its number in the history.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// The number.
+    pub number: u64,
+    /// The record.
+    pub exercise: Exercise,
+    /// Improvements past their date and not done.
+    pub overdue: usize,
 }
 
 fn last_name(id: &SystemId) -> String {
@@ -70,6 +85,29 @@ impl App {
                 Some(Numbered { number: event.id, record: serde_json::from_value(event.data).ok()? })
             })
             .collect())
+    }
+
+    /// Writes an exercise's record down; a later one of the same date stands for it from then on.
+    pub async fn record_exercise(&self, exercise: &Exercise) -> Result<u64> {
+        exercise.check()?;
+        let data = serde_json::to_value(exercise).map_err(|error| ServerError::Bug(error.to_string()))?;
+        let number = self.catalog.add_event("admin", EXERCISE, None, &data).await?;
+        self.export_control().await?;
+        Ok(number)
+    }
+
+    /// Records of exercises, newest first; of each date the last that was written.
+    pub async fn exercises(&self) -> Result<Vec<Held>> {
+        let today = self.clock.now().to_zoned(self.config.zone.clone()).date();
+        let mut held: Vec<Held> = Vec::new();
+        for event in self.catalog.events_of(EXERCISE, None, 1000).await? {
+            let Ok(exercise) = serde_json::from_value::<Exercise>(event.data) else { continue };
+            if !held.iter().any(|other| other.exercise.date == exercise.date) {
+                held.push(Held { number: event.id, overdue: exercise.overdue(today), exercise });
+            }
+        }
+        held.sort_by_key(|one| std::cmp::Reverse(one.exercise.date));
+        Ok(held)
     }
 
     /// Whether drills run by themselves; they do unless a person said otherwise.

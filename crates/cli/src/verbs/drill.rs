@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use kuramori_drill::{
+    exercise::Exercise,
     profile::{Command, Profile, Query, Service},
     runbook::Answer,
 };
 use kuramori_model::{fault::Exit, ids::SystemId};
 use kuramori_report::span;
-use kuramori_server::drills::Numbered;
+use kuramori_server::drills::{Held, Numbered};
 use serde_json::{Value, json};
 
 use super::server::Connect;
@@ -38,6 +39,8 @@ enum Verb {
     Profile(Describe),
     /// Say whether drills run by themselves
     Automatic(Automatic),
+    /// Write down the yearly exercise, or list the records
+    Record(Record),
 }
 
 #[derive(Debug, clap::Args)]
@@ -103,12 +106,27 @@ struct Automatic {
     by: String,
 }
 
+#[derive(Debug, clap::Args)]
+struct Record {
+    #[command(flatten)]
+    connect: Connect,
+    /// The record (TOML); without it the records are listed
+    record: Option<PathBuf>,
+    /// Write its page here (HTML)
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Print an example that can be edited
+    #[arg(long)]
+    example: bool,
+}
+
 pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
     match &args.verb {
         Verb::Run(run) => hold(run, ui),
         Verb::List(list) => self::list(list, ui),
         Verb::Show(show) => self::show(show, ui),
         Verb::Profile(describe) => profile(describe, ui),
+        Verb::Record(wanted) => record(wanted, ui),
         Verb::Automatic(automatic) => {
             let body = json!({ "automatic": automatic.state == "on", "by": automatic.by });
             let answer: Value = automatic.connect.client()?.post("/v1/drills/automatic", &body)?;
@@ -205,6 +223,45 @@ fn show(show: &Show, ui: &Ui) -> Outcome {
         ui.note(format!("{}: {}", ui.pick("書き込みました", "written"), file.display()));
     }
     ui.data(&page["drill"]);
+    ui.line(page["text"].as_str().unwrap_or_default());
+    Ok(Exit::Done)
+}
+
+fn record(wanted: &Record, ui: &Ui) -> Outcome {
+    if wanted.example {
+        let text = toml::to_string(&Exercise::example());
+        ui.line(text.map_err(|error| CliError::Argument(error.to_string()))?);
+        ui.data(&Exercise::example());
+        return Ok(Exit::Done);
+    }
+    let client = wanted.connect.client()?;
+    let Some(file) = &wanted.record else {
+        let held: Vec<Held> = client.get("/v1/exercises")?;
+        for one in &held {
+            ui.data(one);
+            let approved = if one.exercise.approved_by.is_empty() {
+                ui.pick("未承認", "not approved")
+            } else {
+                ui.pick("承認済み", "approved")
+            };
+            let late = ui.pick("期限を過ぎた改善", "improvements past their date");
+            ui.line(format!(
+                "{} {approved} {late}: {} | {}",
+                one.exercise.date, one.overdue, one.exercise.scenario
+            ));
+        }
+        return Ok(Exit::Done);
+    };
+    let text = fs_err::read_to_string(file).map_err(CliError::File)?;
+    let exercise: Exercise = toml::from_str(&text).map_err(|error| {
+        CliError::Argument(format!("{}: {}", file.display(), error.to_string().trim_end()))
+    })?;
+    let page: Value = client.post(&format!("/v1/exercises?lang={}", tag(ui)), &exercise)?;
+    if let Some(html) = &wanted.html {
+        fs_err::write(html, page["html"].as_str().unwrap_or_default()).map_err(CliError::File)?;
+        ui.note(format!("{}: {}", ui.pick("書き込みました", "written"), html.display()));
+    }
+    ui.data(&json!({ "number": page["number"] }));
     ui.line(page["text"].as_str().unwrap_or_default());
     Ok(Exit::Done)
 }

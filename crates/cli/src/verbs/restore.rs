@@ -12,7 +12,9 @@ use kuramori_drill::{
     DrillError,
     choose::{Against, Choice, Copy, Why, Wish, choose},
     plan::{self, Plan},
+    profile::Service,
     restore::{self, Done, How},
+    table::{Wanted, extract},
     target::Standing,
 };
 use kuramori_judge::retention::Verdict;
@@ -59,6 +61,8 @@ enum Verb {
     Plan(Order),
     /// Show the plan, then restore
     Run(Run),
+    /// Get one table out of a PostgreSQL system, as a dump to look at
+    Table(Table),
 }
 
 #[derive(Debug, clap::Args)]
@@ -100,6 +104,11 @@ struct Order {
 }
 
 #[derive(Debug, clap::Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    clippy::struct_field_names,
+    reason = "each is an option that people type"
+)]
 struct Run {
     #[command(flatten)]
     order: Order,
@@ -118,6 +127,22 @@ struct Run {
     /// Threads that read
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
+}
+
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_field_names, reason = "the option is called what it names")]
+struct Table {
+    #[command(flatten)]
+    order: Order,
+    /// The database
+    #[arg(long, value_name = "NAME")]
+    database: String,
+    /// The table, with its schema if need be: public.orders
+    #[arg(long, value_name = "NAME")]
+    table: String,
+    /// Folder in which the database is started in isolation for this; emptied afterwards
+    #[arg(long, value_name = "FOLDER", default_value = "/var/lib/kuramori-drill")]
+    work: PathBuf,
 }
 
 fn copy(text: &str) -> Result<Copy, String> {
@@ -185,6 +210,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
             Ok(Exit::Done)
         }
         Verb::Run(run) => carry_out(run, ui),
+        Verb::Table(wanted) => table(wanted, ui),
     }
 }
 
@@ -333,6 +359,61 @@ fn carry_out(run: &Run, ui: &Ui) -> Outcome {
             Err(error.into())
         }
     }
+}
+
+/// The whole database is started in isolation; only the table leaves it.
+fn table(wanted: &Table, ui: &Ui) -> Outcome {
+    let order = &wanted.order;
+    let way = Way::of(order)?;
+    let (repository, plan) = prepare(&way, order, "run")?;
+    show(&plan, ui);
+    ui.data(&json!({ "message_type": "plan", "plan": plan }));
+    let profile = way.offer(&order.system)?.profile;
+    let superuser = match &profile.service {
+        Some(Service::Postgres { superuser }) => superuser.clone(),
+        _ => "postgres".to_owned(),
+    };
+    let (progress, cancel) = (Progress::default(), cancel_on_signal());
+    let begin = SystemClock.boot();
+    let (path, bytes) = with_bar(ui, ui.pick("復元中", "restoring"), &progress, || {
+        extract(
+            &Wanted {
+                repository: &repository,
+                snapshot: &plan.choice.point.snapshot,
+                profile: &profile,
+                superuser: &superuser,
+                database: &wanted.database,
+                table: &wanted.table,
+                work: &wanted.work,
+                to: &plan.target.path,
+            },
+            &SystemClock,
+            &progress,
+            &cancel,
+        )
+    })?;
+    let ended = Ended {
+        by: order.by.clone(),
+        snapshot: plan.choice.point.snapshot.clone(),
+        target: path.clone(),
+        kept: None,
+        // The file's size says nothing about how fast the system comes back: no measurement.
+        bytes,
+        found_there: bytes,
+        seconds: SystemClock.boot().saturating_sub(begin).as_secs_f64(),
+        missing: 0,
+        error: None,
+    };
+    way.ended(&order.system, &ended)?;
+    ui.data(&json!({ "message_type": "summary", "table": wanted.table, "path": path, "bytes": bytes }));
+    ui.line(format!(
+        "{} {} ({}) → {}",
+        ui.pick("表を取り出しました:", "got the table"),
+        wanted.table,
+        Bytes(bytes),
+        path.display()
+    ));
+    Ok(Exit::Done)
 }
 
 fn report(done: &Done, ui: &Ui) -> Exit {

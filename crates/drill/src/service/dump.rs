@@ -79,17 +79,25 @@ fn look(file: &Path) -> Result<(String, bool, bool)> {
     let mut handle = fs_err::File::open(file).map_err(&wrong)?;
     let mut magic = [0; 5];
     let custom = handle.read_exact(&mut magic).is_ok() && &magic == b"PGDMP";
-    let length = handle.metadata().map_err(&wrong)?.len();
-    handle.seek(SeekFrom::Start(length.saturating_sub(4096))).map_err(&wrong)?;
-    let mut end = Vec::new();
-    handle.read_to_end(&mut end).map_err(&wrong)?;
-    let whole = end.windows(TRAILER.len()).any(|window| window == TRAILER);
+    drop(handle);
+    let whole = ends_with(file, TRAILER)?;
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Ok((name, custom, whole))
 }
 
+/// Whether a mark stands in the last 4 KiB of a file.
+pub(super) fn ends_with(file: &Path, mark: &[u8]) -> Result<bool> {
+    let wrong = DrillError::file("read the dump");
+    let mut handle = fs_err::File::open(file).map_err(&wrong)?;
+    let length = handle.metadata().map_err(&wrong)?.len();
+    handle.seek(SeekFrom::Start(length.saturating_sub(4096))).map_err(&wrong)?;
+    let mut end = Vec::new();
+    handle.read_to_end(&mut end).map_err(&wrong)?;
+    Ok(end.windows(mark.len()).any(|window| window == mark))
+}
+
 /// The file that fits the pattern and whose name is the last in order: dumps carry their date in it.
-fn newest(data: &Path, pattern: &str) -> Option<PathBuf> {
+pub(super) fn newest(data: &Path, pattern: &str) -> Option<PathBuf> {
     let (folder, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
     let mut fitting: Vec<PathBuf> = fs_err::read_dir(data.join(folder))
         .ok()?

@@ -3,6 +3,7 @@
 //! in the notes; an error is only what keeps the rest from being asked.
 
 mod dump;
+mod mariadb;
 mod orthanc;
 mod postgres;
 mod share;
@@ -132,6 +133,7 @@ pub(crate) fn bring_up(stage: &Stage<'_>, service: &Service) -> Result<()> {
         Service::Share => share::bring_up(stage),
         Service::Postgres { superuser } => postgres::bring_up(stage, superuser),
         Service::PostgresDump { file, database } => dump::bring_up(stage, file, database),
+        Service::MariadbDump { file } => mariadb::bring_up(stage, file),
         Service::Orthanc { folder } => orthanc::bring_up(stage, folder),
     }
 }
@@ -165,4 +167,51 @@ pub(crate) fn own_checks(stage: &Stage<'_>, user: &str) -> Result<()> {
         stage.note("command", format!("{}: {}", command.name, words.join(" ")), answer, good);
     }
     Ok(())
+}
+
+/// Asks the profile's questions of a database and notes what came back.
+fn questions(stage: &Stage<'_>, ask: &dyn Fn(&str, &str) -> Result<String>) {
+    for query in &stage.profile.query {
+        let asked = format!("{}: {}", query.database, query.sql);
+        let answer = match ask(&query.database, &query.sql) {
+            Ok(answer) => answer,
+            Err(error) => {
+                stage.note("query", asked, error.to_string(), false);
+                continue;
+            }
+        };
+        let number = |text: &str| text.trim().parse::<i64>().ok();
+        let mut good = true;
+        let mut expected = Vec::new();
+        if let Some(equals) = &query.equals {
+            good &= *equals == answer;
+            expected.push(format!("= {equals}"));
+        }
+        if let Some(least) = query.at_least {
+            good &= number(&answer).is_some_and(|number| number >= least);
+            expected.push(format!(">= {least}"));
+        }
+        if query.grows {
+            match stage.last("query", &asked).and_then(number) {
+                Some(last) => {
+                    good &= number(&answer).is_some_and(|number| number >= last);
+                    expected.push(format!(">= {last}"));
+                }
+                // The first drill has nothing to compare with, but a number it must be.
+                None => good &= number(&answer).is_some(),
+            }
+        }
+        let expected = (!expected.is_empty()).then(|| expected.join(", "));
+        stage.probe("query", asked, answer, expected, good);
+    }
+}
+
+/// Starts PostgreSQL on restored data and gives one table of it as a dump.
+pub(crate) fn postgres_table(
+    stage: &Stage<'_>,
+    superuser: &str,
+    database: &str,
+    table: &str,
+) -> Result<String> {
+    postgres::open(stage, superuser)?.dump_table(database, table)
 }

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::Stage;
+use super::{Stage, questions};
 use crate::{
     DrillError, Result,
     cell::{As, failed},
@@ -25,13 +25,25 @@ pub(super) struct Running<'a> {
     superuser: String,
 }
 
-pub(super) fn bring_up(stage: &Stage<'_>, superuser: &str) -> Result<()> {
+/// The restored cluster's programs; its data belongs to its service afterwards.
+fn prepare(stage: &Stage<'_>) -> Result<PathBuf> {
     let version = fs_err::read_to_string(stage.data.join("PG_VERSION")).map_err(|_| DrillError::Program {
         program: "postgres".to_owned(),
         how: "has no cluster to start: `PG_VERSION` is missing in the restored data".to_owned(),
     })?;
     let programs = programs(version.trim())?;
     stage.cell.give(USER, stage.data)?;
+    Ok(programs)
+}
+
+/// Starts the server on the restored data, without any judgement.
+pub(super) fn open<'a>(stage: &'a Stage<'a>, superuser: &str) -> Result<Running<'a>> {
+    let programs = prepare(stage)?;
+    start(stage, programs, stage.data, superuser)
+}
+
+pub(super) fn bring_up(stage: &Stage<'_>, superuser: &str) -> Result<()> {
+    let programs = prepare(stage)?;
     if stage.data.join("backup_manifest").exists() {
         let program = programs.join("pg_verifybackup");
         let output = stage.cell.run(
@@ -161,38 +173,11 @@ impl Running<'_> {
 
     /// The profile's questions.
     pub(super) fn questions(&self) {
-        for query in &self.stage.profile.query {
-            let asked = format!("{}: {}", query.database, query.sql);
-            let answer = match self.ask(&query.database, &query.sql) {
-                Ok(answer) => answer,
-                Err(error) => {
-                    self.stage.note("query", asked, error.to_string(), false);
-                    continue;
-                }
-            };
-            let number = |text: &str| text.trim().parse::<i64>().ok();
-            let mut good = true;
-            let mut expected = Vec::new();
-            if let Some(equals) = &query.equals {
-                good &= *equals == answer;
-                expected.push(format!("= {equals}"));
-            }
-            if let Some(least) = query.at_least {
-                good &= number(&answer).is_some_and(|number| number >= least);
-                expected.push(format!(">= {least}"));
-            }
-            if query.grows {
-                match self.stage.last("query", &asked).and_then(number) {
-                    Some(last) => {
-                        good &= number(&answer).is_some_and(|number| number >= last);
-                        expected.push(format!(">= {last}"));
-                    }
-                    // The first drill has nothing to compare with, but a number it must be.
-                    None => good &= number(&answer).is_some(),
-                }
-            }
-            let expected = (!expected.is_empty()).then(|| expected.join(", "));
-            self.stage.probe("query", asked, answer, expected, good);
-        }
+        questions(self.stage, &|database, sql| self.ask(database, sql));
+    }
+
+    /// One table with its content, as a dump.
+    pub(super) fn dump_table(&self, database: &str, table: &str) -> Result<String> {
+        self.client("pg_dump", &["-d", database, "-t", table])
     }
 }

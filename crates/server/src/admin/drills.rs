@@ -5,13 +5,21 @@ use axum::{
     extract::{Path, Query, State},
     http::StatusCode,
 };
-use kuramori_drill::{choose::Wish, runbook::document};
+use kuramori_drill::{
+    choose::Wish,
+    exercise::{Exercise, page as exercise_page},
+    runbook::document,
+};
 use kuramori_model::ids::{Sequence, SystemId};
 use kuramori_report::{Document, Language};
 use serde::Deserialize;
 
 use super::{Answer, Problem};
-use crate::{App, ServerError, config, drills::Numbered, lang};
+use crate::{
+    App, ServerError, config,
+    drills::{Held, Numbered},
+    lang,
+};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Which {
@@ -100,4 +108,21 @@ pub(super) async fn runbook(State(app): State<App>, Query(asked): Query<Asked>) 
     answer["sentence"] = book.answer.sentence(language, &app.config.zone).into();
     answer["book"] = serde_json::to_value(&book).map_err(|error| ServerError::Bug(error.to_string()))?;
     Ok(Json(answer))
+}
+
+pub(super) async fn exercises(State(app): State<App>) -> Answer<Vec<Held>> {
+    Ok(Json(app.exercises().await?))
+}
+
+pub(super) async fn exercise(
+    State(app): State<App>,
+    Query(asked): Query<Asked>,
+    Json(record): Json<Exercise>,
+) -> Result<(StatusCode, Json<serde_json::Value>), Problem> {
+    let language = asked.language(&app);
+    let number = app.record_exercise(&record).await?;
+    let today = app.clock.now().to_zoned(app.config.zone.clone()).date();
+    let mut answer = pages(&exercise_page(&record, &app.config.hospital, today, language));
+    answer["number"] = number.into();
+    Ok((StatusCode::CREATED, Json(answer)))
 }

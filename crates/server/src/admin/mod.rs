@@ -23,6 +23,7 @@
 //! | GET POST | `/v1/drills` | list (`?system=&limit=`); hold one now, answers when it has ended |
 //! | GET | `/v1/drills/{number}` | a drill with its page of evidence (`?lang=ja\|en`) |
 //! | POST | `/v1/drills/automatic` | whether drills run by themselves |
+//! | GET POST | `/v1/exercises` | records of exercises, newest first; write one down (`?lang=ja\|en` gives its page) |
 //! | GET | `/v1/runbook` | the runbook as HTML, text and facts (`?lang=ja\|en`) |
 //! | POST | `/v1/time/confirm` | a person says that the clock is right |
 //!
@@ -85,6 +86,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/drills", get(drills::list).post(drills::hold))
         .route("/v1/drills/automatic", post(drills::automatic))
         .route("/v1/drills/{number}", get(drills::page))
+        .route("/v1/exercises", get(drills::exercises).post(drills::exercise))
         .route("/v1/runbook", get(drills::runbook))
         .with_state(app)
 }
