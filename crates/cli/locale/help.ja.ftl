@@ -50,6 +50,7 @@ kuramori-repo-forget--keep-weekly = N 週分、各週の最新を残す
 kuramori-repo-forget--keep-monthly = N か月分、各月の最新を残す
 kuramori-repo-forget--keep-yearly = N 年分、各年の最新を残す
 kuramori-repo-forget--keep-tag = このラベルの付いたものを残す。複数指定可
+option-reason = 記録に残す理由
 option-dry-run = 計画だけを表示し、何も変更しない
 option-yes = 確認せずに実行する
 kuramori-repo-prune = どの復元点からも使われないデータを削除する
