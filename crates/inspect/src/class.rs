@@ -176,7 +176,6 @@ fn is_sql_dump(head: &[u8]) -> bool {
 
 /// Whether the beginning reads as text.
 fn is_text(head: &[u8], length: u64) -> bool {
-    let whole = head.len() as u64 >= length;
     if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
         return is_utf16(head);
     }
@@ -188,10 +187,16 @@ fn is_text(head: &[u8], length: u64) -> bool {
     if controls > 0 {
         return false;
     }
+    // A bitmap of one or two values, such as a transaction status file of PostgreSQL, is no text.
+    let mut seen = [false; 256];
+    head.iter().for_each(|byte| seen[usize::from(*byte)] = true);
+    if seen.iter().filter(|seen| **seen).count() < 8 {
+        return false;
+    }
     match std::str::from_utf8(head) {
         Ok(_) => true,
-        // The last letter may be cut where the head ends.
-        Err(error) if !whole && error.error_len().is_none() && head.len() - error.valid_up_to() < 4 => true,
+        // The last letter may be cut, where the head ends or where a vendor's buffer does.
+        Err(error) if error.error_len().is_none() && head.len() - error.valid_up_to() < 4 => true,
         Err(_) => is_double_byte(head),
     }
 }
@@ -291,6 +296,18 @@ mod tests {
         assert_eq!(Class::detect(&utf16, utf16.len() as u64), Class::Text);
         let dump = "--\n-- PostgreSQL database dump\n--\n";
         assert_eq!(Class::detect(dump.as_bytes(), dump.len() as u64), Class::SqlDump);
+    }
+
+    #[test]
+    fn what_only_looks_like_text_is_not_and_a_cut_letter_does_not_matter() {
+        assert_eq!(Class::detect(&[b'U'; 4096], 8192), Class::Opaque);
+        assert_eq!(Class::detect(b"\x41\x9c\x30\x22", 4), Class::Opaque);
+        assert_eq!(Class::detect(b"15\n", 3), Class::Text);
+        let text = "視力,0.8,眼圧,14,mmHg,異常なし\n".repeat(40);
+        for cut in 0..9 {
+            let bytes = &text.as_bytes()[..text.len() - cut];
+            assert_eq!(Class::detect(bytes, bytes.len() as u64), Class::Text, "{cut}");
+        }
     }
 
     #[test]

@@ -251,7 +251,8 @@ impl<'a> Run<'a> {
         if let Some(before) = expected {
             // Something behind the name of a series is often a program that wraps; cipher text it is not.
             let sure = of_series.is_some()
-                && (facts.uniform || like.is_some_and(|like| extension(&like.name) == name));
+                && (facts.uniform || like.is_some_and(|like| extension(&like.name) == name))
+                || facts.uniform && profile.is_sure_of(&name);
             let weight = if sure { Weight::Lost } else { Weight::New };
             let why = lost(before, facts.class);
             self.note(weight, Rule::D3, path, None, why, Some(before), &facts);
@@ -314,7 +315,8 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         let weight = match flaw.kind {
-            FlawKind::Cut => Weight::Cut,
+            // A file that was cut off is shorter than it was.
+            FlawKind::Cut if new.size < old.size || facts.class.is_text() => Weight::Cut,
             // Text is judged byte by byte: nothing but foreign bytes can make it so.
             _ if facts.class.is_text() => Weight::Lost,
             _ => Weight::Broken,

@@ -160,6 +160,13 @@ impl Profile {
         (all >= 3 && class.is_firm() && count * 20 >= all * 19).then_some(*class)
     }
 
+    /// Whether many files of this extension were examined, and not one was of another kind.
+    pub(crate) fn is_sure_of(&self, extension: &str) -> bool {
+        self.group(extension).is_some_and(|group| {
+            group.kinds.len() == 1 && group.kinds.iter().all(|(class, count)| class.is_firm() && *count >= 20)
+        })
+    }
+
     /// Whether files of this extension were often of no known kind before: then it is no news.
     pub(crate) fn is_used_to_opaque(&self, extension: &str) -> bool {
         self.group(extension).is_some_and(|group| {

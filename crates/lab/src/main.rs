@@ -135,7 +135,7 @@ enum Verb {
         #[arg(long)]
         long: bool,
         /// First seed; below 100 only for fixing limits, never for a report
-        #[arg(long, default_value_t = 100)]
+        #[arg(long, default_value_t = 200)]
         seed: u64,
         /// Where the figures go
         #[arg(long, default_value = "target/evidence/inspect.json")]

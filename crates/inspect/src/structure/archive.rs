@@ -148,6 +148,9 @@ fn local(input: &mut Input<'_>, checked: &mut bool) -> Result<bool, Flaw> {
         let mut decoder = bufread::DeflateDecoder::new(&mut *input);
         let done = decode(&mut decoder, |bytes| sum.update(bytes));
         let size = done.map_err(|error| input.flaw(&error))?;
+        if input.left() == 0 {
+            return Err(input.cut("it ends inside of an entry"));
+        }
         if !follows {
             if sum.sum() != crc || size != plain || input.at() - before != packed {
                 return Err(input.garbled("an entry does not have its checksum"));

@@ -43,7 +43,7 @@ impl<'a> Input<'a> {
 
     /// What a failed read means: an end too early, or bytes that a decoder refuses.
     pub(super) fn flaw(&self, error: &io::Error) -> Flaw {
-        if error.kind() == io::ErrorKind::UnexpectedEof || self.left() == 0 {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
             self.cut("it ends too early")
         } else {
             self.garbled(error.to_string())

@@ -33,9 +33,9 @@ pub struct Amount {
 
 impl Amount {
     /// For every change.
-    pub const SHORT: Self = Self { first_seed: 100, files: 24, sources: 1, clean: 1, days: 14 };
+    pub const SHORT: Self = Self { first_seed: 200, files: 24, sources: 1, clean: 1, days: 14 };
     /// For the record: more than 1,000 clean days.
-    pub const LONG: Self = Self { first_seed: 100, files: 240, sources: 8, clean: 5, days: 31 };
+    pub const LONG: Self = Self { first_seed: 200, files: 240, sources: 8, clean: 5, days: 31 };
 }
 
 /// Measures. `say` is told how far it is.
