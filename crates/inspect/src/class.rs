@@ -189,7 +189,9 @@ fn is_text(head: &[u8], length: u64) -> bool {
     }
     // A bitmap of one or two values, such as a transaction status file of PostgreSQL, is no text.
     let mut seen = [false; 256];
-    head.iter().for_each(|byte| seen[usize::from(*byte)] = true);
+    for byte in head {
+        seen[usize::from(*byte)] = true;
+    }
     if seen.iter().filter(|seen| **seen).count() < 8 {
         return false;
     }

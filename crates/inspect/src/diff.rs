@@ -34,6 +34,9 @@ pub(crate) enum Change<'a> {
     Renamed { old: &'a Node, old_path: TreePath, new: &'a Node },
 }
 
+/// What a node holds: a file's pieces, a folder's tree.
+type Held<'a> = (&'a Option<Vec<BlobId>>, Option<&'a BlobId>);
+
 /// Whoever is told.
 pub(crate) type See<'s> = dyn FnMut(&TreePath, Change<'_>) -> Result<()> + 's;
 
@@ -146,7 +149,7 @@ impl Walk<'_> {
         for (index, node) in gone.iter().enumerate().filter(|(index, _)| !paired.contains(index)) {
             match node.kind {
                 NodeKind::Dir => {
-                    self.folder(Some(&at(node)?), node.subtree.as_ref(), None, depth + 1, see)?
+                    self.folder(Some(&at(node)?), node.subtree.as_ref(), None, depth + 1, see)?;
                 }
                 NodeKind::File => see(&at(gone[index])?, Change::Removed { old: node })?,
                 _ => {}
@@ -165,7 +168,7 @@ impl Walk<'_> {
         let mut free: Vec<bool> = vec![true; gone.len()];
         let mut names: HashMap<&[u8], usize> = HashMap::new();
         let mut stems: HashMap<&[u8], Vec<usize>> = HashMap::new();
-        let mut contents: HashMap<(&Option<Vec<BlobId>>, Option<&BlobId>), Vec<usize>> = HashMap::new();
+        let mut contents: HashMap<Held<'_>, Vec<usize>> = HashMap::new();
         for (index, node) in gone.iter().enumerate() {
             names.insert(&node.name, index);
             stems.entry(stem(&node.name)).or_default().push(index);

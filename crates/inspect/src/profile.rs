@@ -49,10 +49,16 @@ const BEGINS_LEAST: usize = 4;
 /// Fewer files say nothing.
 const BEGUN_LEAST: u64 = 5;
 
+fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
 impl Group {
     /// Learns how a file begins.
     pub(crate) fn learn_begin(&mut self, begins: &[u8]) {
-        let text: String = begins.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = hex(begins);
         if self.begun == 0 {
             self.begins = text;
         } else {
@@ -64,7 +70,7 @@ impl Group {
 
     /// Whether all files of it began alike so far, and this one does not.
     pub(crate) fn begins_otherwise(&self, begins: &[u8]) -> bool {
-        let text: String = begins.iter().map(|byte| format!("{byte:02x}")).collect();
+        let text = hex(begins);
         self.begun >= BEGUN_LEAST && self.begins.len() >= 2 * BEGINS_LEAST && !text.starts_with(&self.begins)
     }
 }

@@ -106,6 +106,6 @@ pub(crate) fn is_note(path: &[u8]) -> bool {
     ];
     let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let name = String::from_utf8_lossy(name).to_lowercase();
-    (name.ends_with(".txt") || name.ends_with(".html") || name.ends_with(".hta"))
-        && WORDS.iter().any(|word| name.contains(word))
+    let readable = matches!(extension(path).as_str(), "txt" | "html" | "hta");
+    readable && WORDS.iter().any(|word| name.contains(word))
 }

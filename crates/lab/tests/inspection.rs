@@ -1,6 +1,5 @@
 //! How much of each attack inspection notices, and how often it cries wolf: short here, in full with
 //! `KURAMORI_LONG=1`. The figures go to `target/evidence/inspect.json`.
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test; its figures are printed")]
 
 use std::path::Path;
 

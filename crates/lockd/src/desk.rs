@@ -131,7 +131,7 @@ impl Desk {
             }
             Request::Lock { repository, files, days } => self.lock(&repository, &files, days),
             Request::Mark { repository, snapshot, verdict } => {
-                self.note(Entry::Mark { repository, snapshot, verdict })?;
+                self.note(&Entry::Mark { repository, snapshot, verdict })?;
                 Ok(Reply::Done { files: 1 })
             }
             Request::Reap { repository, files, dry } => self.reap(&repository, &files, dry),
@@ -140,7 +140,7 @@ impl Desk {
                 let message = format!("kuramori-lock-clock-v1\nnonce={}\n", self.nonce);
                 self.signed(message.as_bytes(), &signatures)?;
                 let skew_s = self.keeper.time.skew();
-                self.note(Entry::Confirm { skew_s })?;
+                self.note(&Entry::Confirm { skew_s })?;
                 self.tick(true)?;
                 // Each confirmation has a nonce of its own.
                 self.nonce = Nonce::draw(&kuramori_model::clock::SystemRandom);
@@ -154,9 +154,9 @@ impl Desk {
     }
 
     /// Durable first, then counted.
-    fn note(&mut self, entry: Entry) -> Result<()> {
-        self.ledger.add(std::slice::from_ref(&entry))?;
-        self.keeper.apply(&entry);
+    fn note(&mut self, entry: &Entry) -> Result<()> {
+        self.ledger.add(std::slice::from_ref(entry))?;
+        self.keeper.apply(entry);
         Ok(())
     }
 
@@ -177,7 +177,7 @@ impl Desk {
             self.guard.is_locked(repository, *file)?;
         }
         for entry in self.keeper.keep(repository, &files, days) {
-            self.note(entry)?;
+            self.note(&entry)?;
         }
         for file in &files {
             self.guard.lock(repository, *file)?;
@@ -190,7 +190,7 @@ impl Desk {
         let (removed, stays): (Vec<Name>, Vec<Stays>) = self.keeper.plan(repository, files);
         if !dry && !removed.is_empty() {
             let at_s = self.keeper.time.seconds();
-            self.note(Entry::Remove { repository: repository.to_owned(), files: removed.clone(), at_s })?;
+            self.note(&Entry::Remove { repository: repository.to_owned(), files: removed.clone(), at_s })?;
             for file in &removed {
                 self.guard.remove(repository, *file)?;
             }
@@ -206,7 +206,7 @@ impl Desk {
         self.signed(&order.shrink.canonical(), &order.signatures)?;
         let from_s = self.keeper.time.seconds() + self.keeper.rules.delay_s;
         let shrink = order.shrink.clone();
-        self.note(Entry::Shrink { repository: shrink.repository, days: shrink.days, from_s, nonce })?;
+        self.note(&Entry::Shrink { repository: shrink.repository, days: shrink.days, from_s, nonce })?;
         Ok(Reply::Done { files: 0 })
     }
 

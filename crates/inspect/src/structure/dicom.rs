@@ -41,7 +41,7 @@ struct Picture {
 
 struct Element {
     group: u16,
-    element: u16,
+    number: u16,
     vr: [u8; 2],
     length: u32,
 }
@@ -55,7 +55,7 @@ pub(super) fn check(input: &mut Input<'_>, learnt: &mut Learnt) -> Result<Struct
         if element.group != 2 {
             return Err(input.garbled("the file has no meta information"));
         }
-        if (element.element, &element.vr) == (0x10, b"UI") {
+        if (element.number, &element.vr) == (0x10, b"UI") {
             let uid = text(input, element.length)?;
             syntax = match uid.as_str() {
                 "1.2.840.10008.1.2" => Syntax::Implicit,
@@ -77,7 +77,7 @@ pub(super) fn check(input: &mut Input<'_>, learnt: &mut Learnt) -> Result<Struct
     let mut last = 0;
     while input.left() > 0 {
         let element = read(input, syntax)?;
-        let tag = u32::from(element.group) << 16 | u32::from(element.element);
+        let tag = u32::from(element.group) << 16 | u32::from(element.number);
         if tag <= last {
             return Err(input.garbled("the elements are not in the order of their tags"));
         }
@@ -131,7 +131,7 @@ fn read(input: &mut Input<'_>, syntax: Syntax) -> Result<Element, Flaw> {
         b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US",
     ];
     let tag = input.take::<4>()?;
-    let (group, element) = (le16(&tag), le16(&tag[2..]));
+    let (group, number) = (le16(&tag), le16(&tag[2..]));
     let (vr, length) = if syntax == Syntax::Implicit || group == 0xFFFE {
         ([0; 2], le32(&input.take::<4>()?))
     } else {
@@ -145,7 +145,7 @@ fn read(input: &mut Input<'_>, syntax: Syntax) -> Result<Element, Flaw> {
             return Err(input.garbled("an element has no kind of value"));
         }
     };
-    Ok(Element { group, element, vr, length })
+    Ok(Element { group, number, vr, length })
 }
 
 /// The items of a sequence of undefined length, and the sequences in them.
@@ -155,11 +155,11 @@ fn items(input: &mut Input<'_>, syntax: Syntax, depth: u32) -> Result<(), Flaw> 
     }
     loop {
         let item = read(input, syntax)?;
-        match (item.group, item.element, item.length) {
+        match (item.group, item.number, item.length) {
             (0xFFFE, 0xE0DD, _) => return Ok(()),
             (0xFFFE, 0xE000, UNDEFINED) => loop {
                 let element = read(input, syntax)?;
-                match (element.group, element.element, element.length) {
+                match (element.group, element.number, element.length) {
                     (0xFFFE, 0xE00D, _) => break,
                     (_, _, UNDEFINED) => items(input, syntax, depth + 1)?,
                     (_, _, length) => input.skip(u64::from(length))?,
@@ -252,7 +252,7 @@ fn fragments(input: &mut Input<'_>, learnt: &mut Learnt) -> Result<(), Flaw> {
     let mut first = true;
     loop {
         let item = read(input, Syntax::Implicit)?;
-        match (item.group, item.element, item.length) {
+        match (item.group, item.number, item.length) {
             (0xFFFE, 0xE0DD, _) => break,
             (0xFFFE, 0xE000, UNDEFINED) => return Err(input.garbled("a fragment has no length")),
             (0xFFFE, 0xE000, length) if first => input.skip(u64::from(length))?,

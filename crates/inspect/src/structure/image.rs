@@ -94,7 +94,7 @@ fn scan(input: &mut Input<'_>, lossless: bool) -> Result<u8, Flaw> {
         loop {
             match input.byte()? {
                 None => return Err(input.cut("it ends inside of a scan")),
-                Some(0xff) => continue,
+                Some(0xff) => {}
                 Some(byte) if lossless && byte < 0x80 => break,
                 Some(0x00 | 0xd0..=0xd7) => break,
                 // What may follow a scan: tables, another scan, number of lines, comments, the end.
