@@ -215,3 +215,88 @@ proptest! {
         prop_assert!(!findings(folder.path(), &[note]).is_empty());
     }
 }
+
+/// Tampers of one kind: tried and found.
+#[derive(Debug, Default, serde::Serialize)]
+struct Count {
+    tried: u64,
+    found: u64,
+}
+
+/// T10: each kind of tampering many times over, with a fixed seed; the figures go into the evidence.
+#[test]
+fn flips_deletions_cuts_reorders_rollbacks_and_forks_are_all_found_and_counted() {
+    const SEED: u64 = 20_261_122;
+    const ENTRIES: u64 = 40;
+    let random = kuramori_model::clock::SeededRandom::new(SEED);
+    let rounds = if std::env::var_os("KURAMORI_LONG").is_some() { 2000 } else { 150 };
+    let folder = tempfile::tempdir().unwrap();
+    let note = filled(folder.path(), ENTRIES, ENTRIES);
+    let path = folder.path().join("log");
+    let mut whole = fs_err::read(&path).unwrap();
+    // The entry that records the cosignature itself came after it.
+    whole.truncate(whole[..whole.len() - 1].iter().rposition(|b| *b == b'\n').unwrap() + 1);
+    let lines: Vec<&[u8]> = whole.split_inclusive(|b| *b == b'\n').collect();
+    fs_err::write(&path, &whole).unwrap();
+    assert_eq!(findings(folder.path(), std::slice::from_ref(&note)), [], "untouched is clean");
+    let mut counts: std::collections::BTreeMap<&str, Count> = std::collections::BTreeMap::new();
+    let below = |limit: usize| usize::try_from(random.below(limit as u64)).unwrap();
+    for _ in 0..rounds {
+        let mut flipped = whole.clone();
+        flipped[below(whole.len())] ^= 1 << below(8);
+        let mut deleted = lines.clone();
+        deleted.remove(below(lines.len()));
+        let mut reordered = lines.clone();
+        let at = below(lines.len() - 1);
+        reordered.swap(at, at + 1 + below(lines.len() - at - 1));
+        let mut doubled = lines.clone();
+        doubled.insert(below(lines.len()), lines[below(lines.len())]);
+        for (kind, bytes) in [
+            ("flip", flipped),
+            ("deletion", deleted.concat()),
+            ("truncation", whole[..below(whole.len())].to_vec()),
+            ("reorder", reordered.concat()),
+            ("insertion", doubled.concat()),
+        ] {
+            fs_err::write(&path, bytes).unwrap();
+            let count = counts.entry(kind).or_default();
+            count.tried += 1;
+            count.found += u64::from(!findings(folder.path(), std::slice::from_ref(&note)).is_empty());
+        }
+    }
+    // Whoever owns host and key: puts an older state back, notes and all; or writes another history of it.
+    for round in 0..rounds.min(60) {
+        let keep = below(lines.len());
+        fs_err::write(&path, lines[..keep].concat()).unwrap();
+        let _ = fs_err::remove_dir_all(folder.path().join("cosigned"));
+        let count = counts.entry("rollback").or_default();
+        count.tried += 1;
+        let expected = Finding::Truncated { cosigned: ENTRIES };
+        count.found += u64::from(findings(folder.path(), std::slice::from_ref(&note)) == [expected]);
+
+        let other = tempfile::tempdir().unwrap();
+        fs_err::write(other.path().join("log"), lines[..keep].concat()).unwrap();
+        let mut log = open(other.path());
+        while log.size() < ENTRIES + round % 3 {
+            log.append("window.closed", &json!({ "nothing": "happened", "round": round })).unwrap();
+        }
+        let count = counts.entry("fork").or_default();
+        count.tried += 1;
+        let expected = Finding::Forked { cosigned: ENTRIES };
+        count.found += u64::from(findings(other.path(), std::slice::from_ref(&note)) == [expected]);
+        let witness = Witness::open(&folder.path().join("witness"), signer("kuramori/server", 2)).unwrap();
+        let proof = log.prove(ENTRIES).ok();
+        let count = counts.entry("fork-at-the-witness").or_default();
+        count.tried += 1;
+        let refused = witness.cosign(&log.note(), &key(), proof.as_ref(), &SystemClock);
+        count.found += u64::from(matches!(refused, Err(Error::Forked { .. })));
+    }
+    let tried: u64 = counts.values().map(|count| count.tried).sum();
+    let found: u64 = counts.values().map(|count| count.found).sum();
+    println!("{found} of {tried} tampers found, seed {SEED}: {counts:?}");
+    assert_eq!(found, tried, "{counts:?}");
+    let evidence = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/evidence");
+    fs_err::create_dir_all(&evidence).unwrap();
+    let text = json!({ "test": "audit", "n": tried, "found": found, "seed": SEED, "kinds": counts });
+    fs_err::write(evidence.join("audit.json"), text.to_string()).unwrap();
+}
