@@ -139,7 +139,7 @@ impl Fault for DrillError {
             Self::NoPoint { system, .. } => format!("see `kuramori backup points {system}`"),
             Self::NeedsReason { .. } => "give `--reason \"…\"`; it is logged with your name".to_owned(),
             Self::NotAtHand { system, .. } => format!(
-                "at the vault: `kuramori vault restore --receiver NAME --repository {system}`, or carry its disk; then give the folder with `--from`"
+                "at the vault: `kuramori vault restore --receiver NAME --system {system} --yes`, or carry its disk; then give the folder with `--from`"
             ),
             Self::Target { .. } => "name an absent or empty folder with `--to`".to_owned(),
             Self::Space { .. } => "free some room or name another folder".to_owned(),

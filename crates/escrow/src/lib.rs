@@ -25,12 +25,14 @@
 mod base32;
 mod error;
 mod identity;
+mod page;
 mod share;
 mod sheet;
 
 pub use crate::{
     error::EscrowError,
     identity::{Fingerprint, Identity, Recipient, random_password, unwrap, wrap},
+    page::{page, qr_svg},
     share::{Share, Split, join, split},
     sheet::{Language, Sheet, read_sheet},
 };

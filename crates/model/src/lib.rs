@@ -8,6 +8,7 @@
 //! **Invariant:** no I/O. The one exception, on purpose, is [`clock`]: the machine's clock and random
 //! source are read there and nowhere else.
 
+pub mod approval;
 pub mod class;
 pub mod clock;
 pub mod fault;

@@ -60,6 +60,8 @@ pub struct Enrolment {
     pub report_login: String,
     /// The repository that takes the reports.
     pub report_repository: String,
+    /// The key with which the server cosigns the vault's log: `witness` in the vault's configuration.
+    pub witness: kuramori_audit::Verifier,
     /// Per repository: SHA-256 of `config` and of each key file, pinned from now on.
     pub pins: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -126,6 +128,7 @@ impl App {
             login,
             report_login,
             report_repository: REPORTS.to_owned(),
+            witness: self.audit_key()?,
             pins,
         };
         let text =

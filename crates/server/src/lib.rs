@@ -40,6 +40,7 @@ mod runbook;
 mod schedule;
 pub mod seal;
 mod watchman;
+mod witness;
 mod words;
 
 pub use app::App;

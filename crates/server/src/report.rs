@@ -97,7 +97,9 @@ pub(crate) async fn read(app: &App, name: FileName) -> Result<()> {
     let mut why = ServerError::Report("no vault is enrolled".to_owned());
     for vault in vaults {
         match open(&bytes, &vault.report_key) {
-            Ok((body, whole)) if body.vault == vault.name => return take(app, &body, whole).await,
+            Ok((body, whole)) if body.vault == vault.name => {
+                return take(app, &body, whole, &vault.report_key).await;
+            }
             Ok((body, _)) => {
                 why = ServerError::Report(format!("`{}` signed a report of `{}`", vault.name, body.vault));
             }
@@ -125,7 +127,7 @@ pub(crate) async fn catch_up(app: &App) -> Result<()> {
     Ok(())
 }
 
-async fn take(app: &App, body: &Body, whole: serde_json::Value) -> Result<()> {
+async fn take(app: &App, body: &Body, whole: serde_json::Value, key: &str) -> Result<()> {
     let last = app.catalog.newest_report(&body.vault).await?;
     let report = VaultReport {
         vault: body.vault.clone(),
@@ -167,6 +169,14 @@ async fn take(app: &App, body: &Body, whole: serde_json::Value) -> Result<()> {
     }
     // Last: a report that is recorded was taken in whole; one that was cut off is read again at the next start.
     app.catalog.record_report(&report).await?;
+    // Without a cosignature the report is as good; the vault says so itself if it goes on.
+    match app.exchange(&body.vault, key, &report.body).await {
+        Ok(false) => {}
+        Ok(true) => {
+            app.refused.report(&format!("the log of `{}` is not what was cosigned before", body.vault))
+        }
+        Err(error) => tracing::error!("no checkpoint is exchanged: {}", kuramori_model::fault::chain(&error)),
+    }
     let data = serde_json::json!({ "vault": body.vault, "number": report.number });
     app.catalog.add_event("vault", "report.received", None, &data).await?;
     app.work.notify_one();

@@ -5,7 +5,7 @@
 #[path = "support/hospital.rs"]
 mod hospital;
 
-use std::{os::unix::fs::PermissionsExt, process::Command, sync::Arc};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command, sync::Arc};
 
 use hospital::{Share, Site, backup, restic, same, until};
 use kuramori_audit::Signer;
@@ -207,6 +207,54 @@ fn report(signer: &Signer, number: u64, snapshot: &str) -> Vec<u8> {
         .into_bytes()
 }
 
+/// The checkpoints that go with reports are cosigned while the vault's log continues, and not when it was cut.
+fn cosigned(folder: &Path, reports: &Path, enrolment: &Value, put: &dyn Fn(&[u8])) {
+    use kuramori_audit::{Log, SignedNote, Verifier};
+    let signer = || Signer::from_seed("kuramori/vault", &[3; 32]).unwrap();
+    let clock = std::sync::Arc::new(kuramori_model::clock::SystemClock);
+    let server: Verifier = enrolment["witness"].as_str().unwrap().parse().unwrap();
+    let send = |number: u64, log: &Log, proofs: Value| {
+        let body =
+            json!({ "format": 1, "vault": "vault", "at": "2026-11-22T03:00:00Z", "accumulated_s": number,
+            "checkpoint": log.note().text(), "witness": { "proofs": proofs, "server_seen": 0 } })
+            .to_string();
+        let signature = hex::encode(signer().sign(body.as_bytes()));
+        let key = signer().verifier();
+        put(format!("{{\"report\":{body},\"key\":\"{key}\",\"signature\":\"{signature}\"}}").as_bytes());
+    };
+    let answer = |size: u64| {
+        until("the server's answer", || {
+            let entries = fs_err::read_dir(reports.join("index")).ok()?;
+            let read = entries
+                .flatten()
+                .filter_map(|entry| serde_json::from_slice::<Value>(&fs_err::read(entry.path()).ok()?).ok());
+            read.filter_map(|document| SignedNote::parse(document["cosigned"].as_str()?).ok())
+                .find(|note| note.checkpoint.size == size && note.cosigned_by(&server).is_some())
+        })
+    };
+    let mut log = Log::open(folder, signer(), clock.clone()).unwrap();
+    for number in 0..3 {
+        log.append("window.opened", &json!({ "window": number })).unwrap();
+    }
+    send(600, &log, json!([]));
+    answer(3);
+    log.append("window.closed", &json!({})).unwrap();
+    send(700, &log, json!([{ "old": 3, "consistency": log.prove(3).unwrap() }]));
+    answer(4);
+    // The server's own log holds the catalog's events, and its checkpoint comes along.
+    let newest = fs_err::read_dir(reports.join("index")).unwrap().flatten().any(|entry| {
+        let document: Value = serde_json::from_slice(&fs_err::read(entry.path()).unwrap()).unwrap();
+        let note = SignedNote::parse(document["checkpoint"].as_str().unwrap()).unwrap();
+        note.signed_by(&server) && note.checkpoint.size > 0
+    });
+    assert!(newest);
+    drop(log);
+    fs_err::remove_dir_all(folder).unwrap();
+    let mut cut = Log::open(folder, signer(), clock).unwrap();
+    cut.append("window.opened", &json!({ "window": 0 })).unwrap();
+    send(800, &cut, json!([]));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_vaults_report_counts_only_with_its_own_signature() {
     let temp = tempfile::tempdir().unwrap();
@@ -290,6 +338,11 @@ async fn the_vaults_report_counts_only_with_its_own_signature() {
         std::thread::sleep(std::time::Duration::from_millis(500));
         let points: Vec<Value> = client.get("/v1/points?place=vault").unwrap();
         assert_eq!(points.len(), 1, "{points:?}");
+        cosigned(&temp.path().join("vault-log"), &site.repository("vault-report"), &enrolment, &put);
+        until("the alarm about the vault's log", || {
+            let alarms: Vec<Value> = client.get("/v1/alarms").unwrap();
+            alarms.into_iter().find(|alarm| alarm["finding"].to_string().contains("cosigned before"))
+        });
         drop(temp);
     })
     .await;

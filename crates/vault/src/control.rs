@@ -3,6 +3,7 @@
 //! file's mode and owner.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     os::unix::{
         fs::PermissionsExt,
@@ -13,10 +14,14 @@ use std::{
     time::Duration,
 };
 
-use kuramori_model::fault::Fault;
+use kuramori_model::{approval::Action, fault::Fault, gate::VerifyingKey};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::{
+    approval::Proof,
+    error::{Error, Result},
+    restore::Which,
+};
 
 /// The fixed verb list.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,12 +31,15 @@ pub enum Order {
     Status {},
     /// Open a pull window now.
     Pull {
-        /// Longer or shorter than usual.
+        /// Longer or shorter than usual; longer needs an approved request.
         #[serde(default)]
         max_seconds: Option<u32>,
-        /// An approved seeding window: who said so.
+        /// The approved request for a longer one.
         #[serde(default)]
-        approved_by: Option<String>,
+        request: Option<u64>,
+        /// Who asks for a longer one.
+        #[serde(default)]
+        proposer: String,
     },
     /// Prove what is here and apply the retention, with the gate closed.
     Verify {},
@@ -40,16 +48,122 @@ pub enum Order {
         /// The folder with the repositories.
         from: PathBuf,
     },
-    /// Send repositories to a receiver of the configuration.
+    /// Send restore points to a receiver of the configuration. Without a request it is planned and asked for.
     Restore {
-        /// Its name.
-        receiver: String,
-        /// Which; all that have a complete restore point if empty.
+        /// Its name; a request has its own.
         #[serde(default)]
-        repositories: Vec<String>,
+        receiver: String,
+        /// Which systems; all that have a complete restore point if empty.
+        #[serde(default)]
+        systems: Vec<String>,
+        /// Which point of each.
+        #[serde(default)]
+        point: Which,
+        /// Seconds of the window; twice what is expected if absent.
+        #[serde(default)]
+        max_seconds: Option<u32>,
         /// Why points that are suspect or damaged go too; without it they stay.
         #[serde(default)]
         reason: Option<String>,
+        /// Plan only.
+        #[serde(default)]
+        dry: bool,
+        /// The approved request.
+        #[serde(default)]
+        request: Option<u64>,
+        /// Who asks.
+        #[serde(default)]
+        proposer: String,
+    },
+    /// Officers, retired ones too.
+    Officers {},
+    /// Enrol an officer, or give one another key.
+    OfficerAdd {
+        /// Their name.
+        officer: String,
+        /// Their public key.
+        #[serde(default)]
+        key: Option<VerifyingKey>,
+        /// The approved request.
+        #[serde(default)]
+        request: Option<u64>,
+        /// Who asks.
+        #[serde(default)]
+        proposer: String,
+    },
+    /// Retire an officer.
+    OfficerRetire {
+        /// Their name.
+        officer: String,
+        /// The approved request.
+        #[serde(default)]
+        request: Option<u64>,
+        /// Who asks.
+        #[serde(default)]
+        proposer: String,
+    },
+    /// Make a sheet of one-time codes.
+    OfficerSheet {
+        /// Whose.
+        officer: String,
+        /// The approved request.
+        #[serde(default)]
+        request: Option<u64>,
+        /// Who asks.
+        #[serde(default)]
+        proposer: String,
+    },
+    /// Ask for something that has no verb of its own here.
+    Ask {
+        /// What.
+        action: Action,
+        /// On what.
+        target: String,
+        /// Everything else that matters.
+        #[serde(default)]
+        params: BTreeMap<String, String>,
+        /// Who asks.
+        #[serde(default)]
+        proposer: String,
+    },
+    /// Every request.
+    Requests {},
+    /// An officer says yes.
+    Approve {
+        /// To which request.
+        request: u64,
+        /// Who.
+        officer: String,
+        /// How.
+        proof: Proof,
+    },
+    /// Somebody takes a request back.
+    Withdraw {
+        /// Which.
+        request: u64,
+        /// Who.
+        #[serde(default)]
+        who: String,
+    },
+    /// Carry out an approved request that has no verb of its own here; the answer is signed by the vault.
+    Carry {
+        /// Which.
+        request: u64,
+    },
+    /// Release the gate from a lockdown or a latched fault.
+    ReleaseGate {
+        /// The approved request.
+        #[serde(default)]
+        request: Option<u64>,
+        /// Who asks.
+        #[serde(default)]
+        proposer: String,
+    },
+    /// The log's newest signed checkpoint, and a page of it to print.
+    AuditRoot {
+        /// In Japanese.
+        #[serde(default)]
+        ja: bool,
     },
     /// Write a signed report.
     Report {},

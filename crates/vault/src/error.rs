@@ -78,6 +78,9 @@ pub enum Error {
         /// Its sentence.
         message: String,
     },
+    /// Not enough people have said yes, or not to this.
+    #[error("it is not approved")]
+    Approval(#[from] kuramori_model::approval::Refusal),
     /// A window must not be opened now.
     #[error("no window is opened: {0}")]
     Preflight(String),
@@ -143,6 +146,7 @@ impl Fault for Error {
             Self::UnknownRepository(_) => "vault.unknown-repository",
             Self::Gate { .. } => "vault.gate",
             Self::GateRefused { .. } => "vault.gate-refused",
+            Self::Approval(refusal) => refusal.code(),
             Self::Preflight(_) => "vault.preflight",
             Self::WindowOver(_) => "vault.window-over",
             Self::Puller { .. } => "vault.puller",
@@ -164,7 +168,7 @@ impl Fault for Error {
             | Self::Network(_)
             | Self::Vanished(_)
             | Self::Register(_) => Kind::Retry,
-            Self::Preflight(_) | Self::GateRefused { .. } => Kind::Refused,
+            Self::Preflight(_) | Self::GateRefused { .. } | Self::Approval(_) => Kind::Refused,
             Self::Repository { source, .. } => source.kind(),
             Self::Inspection(_, source) => source.kind(),
             Self::Lock(_) => Kind::Refused,
@@ -181,6 +185,7 @@ impl Fault for Error {
             Self::Preflight(_) => {
                 "see `kuramori vault status`; clear the cause before the next window".to_owned()
             }
+            Self::Approval(refusal) => refusal.hint(),
             Self::WindowOver(_) => "nothing is lost; the next window goes on where this one ended".to_owned(),
             Self::Misbehaved(_) | Self::WrongBytes(_) => {
                 "treat the primary as suspect: look at it before the next window, and keep the vault's copy"

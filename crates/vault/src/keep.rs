@@ -10,7 +10,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use jiff::tz::TimeZone;
-use kuramori_judge::retention::{Circumstances, Held, plan};
+use kuramori_judge::retention::{Circumstances, Held, Retention, plan};
 use kuramori_model::{clock::Clock, ids::Sequence};
 use kuramori_repo::{
     Cancel, Error as RepoError, Indexed, Repository,
@@ -54,6 +54,8 @@ pub struct Keep<'a> {
     pub(crate) folder: &'a Folder,
     pub(crate) register: &'a Register,
     pub(crate) config: &'a Config,
+    /// What is kept: the configuration's figures, but never less than before without approval.
+    pub(crate) retention: Retention,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) cancel: &'a Cancel,
 }
@@ -84,7 +86,7 @@ impl Keep<'_> {
             removed_today: self.register.removals_today(name, &now)?,
             suspended: now.suspicious(),
         };
-        let remove = plan(&held, &self.config.retention, &circumstances).remove;
+        let remove = plan(&held, &self.retention, &circumstances).remove;
         let mut kept = Kept {
             repository: name.to_owned(),
             points: complete.len() - remove.len(),
@@ -114,7 +116,7 @@ impl Keep<'_> {
         let now = self.register.tick(&*self.clock)?;
         let indexed = open(self.folder, self.config, name)?.index().map_err(Error::repository(name))?;
         let Some(live) = self.live(name, &indexed)? else { return Ok(()) };
-        let young = Duration::from_secs(u64::from(self.config.retention.min_days) * 86_400);
+        let young = Duration::from_secs(u64::from(self.retention.min_days) * 86_400);
         let files = self.register.files(name, FileKind::Pack)?;
         // A young pack may belong to a restore point that has not come yet.
         let dead: Vec<FileId> = files

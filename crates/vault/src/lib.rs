@@ -18,6 +18,7 @@
 //! **Invariant:** holds no credential that can delete at the primary; listens on no network; parses nothing
 //! while the window is open; never follows a deletion.
 
+pub mod approval;
 pub mod config;
 pub mod control;
 pub mod error;
@@ -28,17 +29,23 @@ pub mod inspect;
 pub mod keep;
 pub mod keys;
 pub mod locks;
+mod obey;
 pub mod proof;
 pub mod pull;
 pub mod puller;
 pub mod register;
+pub mod release;
 pub mod report;
 pub mod restore;
+pub mod retention;
 pub mod role;
 pub mod seed;
 mod vault;
 pub mod window;
+pub mod witness;
 
 pub use config::Config;
 pub use error::{Error, Result};
+/// Printed pages and recovery sheets.
+pub use kuramori_escrow as escrow;
 pub use vault::{Vault, Work};

@@ -164,6 +164,13 @@ impl<'a> Pull<'a> {
         self
     }
 
+    /// A window for which a number of bytes was approved.
+    #[must_use]
+    pub fn at_most(mut self, bytes: u64) -> Self {
+        self.left = AtomicU64::new(bytes);
+        self
+    }
+
     /// Bytes that came so far, for whoever shows progress.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)

@@ -9,6 +9,7 @@
 //! Calls block; they must not be made from inside an async runtime.
 
 mod alarms;
+mod approvals;
 mod files;
 mod points;
 mod time;
@@ -28,6 +29,7 @@ use sqlx::{
 };
 
 pub use alarms::Alarm;
+pub use approvals::{ApprovalRow, Code, Officer, RequestRow, RequestState};
 pub use files::{FileState, Known, RepositoryRow};
 pub use points::{Point, PointState};
 pub use time::Time;
@@ -111,13 +113,13 @@ impl Register {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn meta(&self, key: &str) -> Result<Option<String>> {
+    pub(crate) fn meta(&self, key: &str) -> Result<Option<String>> {
         self.run(async |db| {
             sqlx::query_scalar("select value from meta where key = ?").bind(key).fetch_optional(db).await
         })
     }
 
-    fn set_meta(&self, key: &str, value: &str) -> Result<()> {
+    pub(crate) fn set_meta(&self, key: &str, value: &str) -> Result<()> {
         self.run(async |db| {
             sqlx::query(
                 "insert into meta (key, value) values (?1, ?2) on conflict (key) do update set value = ?2",

@@ -20,6 +20,7 @@ use crate::{
     puller::process::{Process, meet},
     register::{Alarm, PointState, RepositoryRow, WindowRow},
     vault::Vault,
+    witness::{Carried, Cosigned},
 };
 
 /// A report is never larger; a reader refuses more.
@@ -52,6 +53,10 @@ pub struct Report {
     pub alarms: Vec<Alarm>,
     /// The log's newest signed checkpoint.
     pub checkpoint: String,
+    /// How far server and vault have cosigned each other's logs.
+    pub cosigned: Cosigned,
+    /// What the server needs to cosign the checkpoint.
+    pub witness: Carried,
 }
 
 /// What the vault holds of one repository.
@@ -131,6 +136,7 @@ impl Vault {
             let newest = points.into_iter().rev().take(5).collect();
             repositories.push(RepositoryReport { row, complete, incomplete, newest });
         }
+        let witness = self.carried()?;
         Ok(Report {
             format: 1,
             vault: self.config.vault.name.clone(),
@@ -144,6 +150,8 @@ impl Vault {
             repositories,
             alarms: self.register.alarms()?,
             checkpoint: lock(&self.log).note().text(),
+            cosigned: self.cosigned()?,
+            witness,
         })
     }
 
@@ -172,7 +180,10 @@ impl Vault {
             password_file: report.password_file.clone(),
             ..self.config.primary.clone()
         };
-        Ok(Some(Delivery { repository: report.repository.clone(), peer, bytes: self.write_report()? }))
+        let bytes = self.write_report()?;
+        // Nothing was logged in between: this is the size that the report names.
+        self.offer()?;
+        Ok(Some(Delivery { repository: report.repository.clone(), peer, bytes }))
     }
 
     /// Hands a report over, with a puller of its own and the append-only login.

@@ -1,27 +1,35 @@
 //! The restore window: proven files go out to a clean, empty, create-only receiver, and nothing comes back.
 //!
-//! The receiver's certificate is pinned in the vault's configuration. What is sent is only what was proven
-//! here: pinned `config` and keys, proven packs, our own index files, complete snapshots, in the order in
-//! which a reader may believe them.
+//! First a [`plan`] is shown: which points, why these, how many bytes and seconds. Then two officers approve
+//! exactly that, with the receiver's pinned certificate and the window's seconds and bytes
+//! ([`crate::approval`]). Only then the gate opens, egress only.
+//!
+//! What is sent is only what was proven here and what these points need: pinned `config` and keys, their
+//! packs, an index of these packs and no others (written in `state/outgoing/` before the window), their
+//! snapshots, in the order in which a reader may believe them.
 
-use std::sync::{
-    Mutex,
-    atomic::{AtomicU64, Ordering},
+pub mod plan;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use kuramori_judge::retention::Verdict;
-use kuramori_model::{gate::Purpose, ids::Sequence};
+use kuramori_model::gate::Purpose;
 use kuramori_repo::{
-    Cancel,
+    Cancel, Context, Repository, Secret,
     store::{FileId, FileKind, LocalStore, Store},
 };
 use serde::Serialize;
 
+pub use self::plan::{Chosen, Plan, Which, Why};
 use crate::{
     error::{Error, Result},
     pull::{Stop, lock},
     puller::process::{Process, meet},
-    register::{FileState, PointState},
     vault::Vault,
     window::{Finished, Options},
 };
@@ -37,58 +45,62 @@ pub struct Sent {
     pub files: u64,
     /// Bytes.
     pub bytes: u64,
-    /// Points that stay because they are suspect or damaged and no reason was stated.
-    pub left_out: Vec<Sequence>,
-    /// The stated reason, if such points went too.
+    /// The stated reason, if points went that are suspect or damaged.
     pub reason: Option<String>,
+    /// The request that allowed it.
+    pub request: u64,
+    /// Who approved it.
+    pub approved_by: Vec<String>,
 }
 
 struct Item {
+    path: PathBuf,
     kind: FileKind,
     id: FileId,
     size: u64,
 }
 
+impl Item {
+    fn of(store: &LocalStore, kind: FileKind, id: FileId) -> Result<Self> {
+        let path = store.path(kind, id);
+        let size = fs_err::metadata(&path).map_err(Error::io("look at a proven file"))?.len();
+        Ok(Self { path, kind, id, size })
+    }
+}
+
 impl Vault {
-    /// Sends repositories to a receiver that the configuration names. All complete restore points of each go.
+    /// Carries an approved restore out. The request is used up before the gate opens.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a receiver that is not configured, [`Error::UnknownRepository`],
-    /// [`Error::Preflight`], network and gate errors.
-    pub fn restore(
-        &self,
-        receiver: &str,
-        repositories: &[String],
-        options: &Options,
-        cancel: &Cancel,
-    ) -> Result<Finished> {
-        let peer = self.config.receivers.get(receiver);
-        let peer = peer
-            .ok_or_else(|| Error::Invalid(format!("no receiver `{receiver}` is configured at the vault")))?;
-        let (mut plans, mut left_out) = (Vec::new(), Vec::new());
-        let reason = options.reason.clone().filter(|reason| !reason.trim().is_empty());
-        if let Some(reason) = &reason {
-            self.note(
-                "restore.reason",
-                &serde_json::json!({ "receiver": receiver, "repositories": repositories, "reason": reason }),
-            )?;
-        }
-        for name in repositories {
-            if let Some(plan) = self.plan(name, reason.as_deref(), &mut left_out)? {
-                plans.push((name.clone(), plan));
-            }
-        }
-        if plans.is_empty() && !left_out.is_empty() {
-            let text = "every restore point is suspect or damaged; state a reason to send them".to_owned();
-            return Err(Error::Preflight(text));
-        }
-        let seconds = self.preflight(options)?;
-        let number = self.register.next_window(self.gate_last()?)?;
+    /// [`Error::Approval`] if it is not approved, or not exactly this; [`Error::Preflight`]; network and gate
+    /// errors. A window that ended early must be asked for again.
+    pub fn restore(&self, plan: &Plan, request: u64, cancel: &Cancel) -> Result<Finished> {
+        let peer = self.receiver(&plan.receiver)?;
         let target = meet(peer, &self.config.limits)?;
+        let wanted = plan.wanted();
+        // Looked at first, so that a preflight that fails uses nothing up.
+        let grant = self.may(Some(request), &wanted)?;
+        let options = Options { granted: Some(grant), ..Options::default() };
+        let seconds = self.preflight(&options)?;
+        let outgoing = self.config.vault.state.join("outgoing");
+        let staged = Staging::make(&outgoing)?;
+        let mut stages = Vec::new();
+        for chosen in &plan.systems {
+            stages.push((chosen.repository.clone(), self.stages(chosen, staged.path())?));
+        }
+        let number = self.register.next_window(self.gate_last()?)?;
+        let grant = self.grant(Some(request), &wanted)?;
+        let options = Options { granted: Some(grant.clone()), ..Options::default() };
         let stop = Stop::default();
-        let mut sent = Sent { receiver: receiver.to_owned(), left_out, reason, ..Sent::default() };
+        let mut sent = Sent {
+            receiver: plan.receiver.clone(),
+            request,
+            reason: plan.reason.clone(),
+            approved_by: grant.officers,
+            ..Sent::default()
+        };
         let mut finished =
-            self.window(number, Purpose::Restore, peer, seconds, options, &stop, cancel, &mut || {
+            self.window(number, Purpose::Restore, peer, seconds, &options, &stop, cancel, &mut || {
                 let start = || {
                     let process =
                         Process::start(&self.config.puller, &target, self.config.limits, self.clock.clone())?;
@@ -96,12 +108,11 @@ impl Vault {
                     Ok::<_, Error>(process)
                 };
                 let mut first = start()?;
-                for (name, stages) in &plans {
+                for (name, stages) in &stages {
                     first.create(name)?;
                     for stage in stages {
-                        let bytes = self.send(name, stage, &mut first, &start, &stop)?;
+                        sent.bytes += self.send(name, stage, &mut first, &start, &stop)?;
                         sent.files += stage.len() as u64;
-                        sent.bytes += bytes;
                     }
                     sent.repositories.push(name.clone());
                 }
@@ -110,59 +121,55 @@ impl Vault {
         finished.bytes = sent.bytes;
         finished.sent = Some(sent);
         self.finish(&finished)?;
+        self.note("vault.restored", &finished.sent)?;
         if let Some(why) = &finished.why {
             return Err(Error::WindowOver(why.clone()));
         }
         Ok(finished)
     }
 
-    /// What goes, stage by stage; none if every point stays.
-    fn plan(
-        &self,
-        name: &str,
-        reason: Option<&str>,
-        left_out: &mut Vec<Sequence>,
-    ) -> Result<Option<[Vec<Item>; 4]>> {
-        let (config, keys) = self.register.pins(name)?;
-        if config.is_none() || !self.folder.repository(name).join("config").is_file() {
-            return Err(Error::UnknownRepository(name.to_owned()));
-        }
+    /// What goes of one system, stage by stage.
+    fn stages(&self, chosen: &Chosen, outgoing: &Path) -> Result<[Vec<Item>; 4]> {
+        let name = chosen.repository.as_str();
+        let (_, keys) = self.register.pins(name)?;
         let store = LocalStore::new(self.folder.repository(name));
-        let item = |kind, id| {
-            let size = store.size(kind, id).map_err(Error::repository(name))?;
-            Ok::<_, Error>(Item { kind, id, size })
-        };
-        let mut first = vec![item(FileKind::Config, FileId::ZERO)?];
+        let mut first = vec![Item::of(&store, FileKind::Config, FileId::ZERO)?];
         for key in keys {
-            first.push(item(FileKind::Key, key)?);
+            first.push(Item::of(&store, FileKind::Key, key)?);
         }
-        let packs = self.register.files(name, FileKind::Pack)?;
-        let packs = packs.into_iter().filter(|(_, file)| file.state == FileState::Verified);
-        let packs = packs.map(|(id, file)| Item { kind: FileKind::Pack, id, size: file.size }).collect();
-        let mut indexes = Vec::new();
-        store
-            .list(FileKind::Index, &mut |id, size| {
-                indexes.push(Item { kind: FileKind::Index, id, size });
-                Ok(())
-            })
+        let packs = chosen.sizes.iter().map(|(id, size)| Item {
+            path: store.path(FileKind::Pack, *id),
+            kind: FileKind::Pack,
+            id: *id,
+            size: *size,
+        });
+        // Beside copies of config and keys, an index of what goes can be sealed without touching our own.
+        let staged = LocalStore::new(outgoing.join(name));
+        for item in &first {
+            let to = staged.path(item.kind, item.id);
+            fs_err::create_dir_all(to.parent().unwrap_or(&to)).map_err(Error::io("make what goes out"))?;
+            fs_err::copy(&item.path, &to).map_err(Error::io("make what goes out"))?;
+        }
+        fs_err::create_dir_all(staged.root().join("index")).map_err(Error::io("make what goes out"))?;
+        let password = crate::keys::password(&self.config, name)?;
+        let shared: Arc<dyn Store> = Arc::new(staged.clone());
+        let opened = Repository::open(shared, &Secret::new(password.as_slice()), Context::system())
             .map_err(Error::repository(name))?;
-        let (mut snapshots, before) = (Vec::new(), left_out.len());
-        for point in self.register.points(Some(name))?.into_iter().filter(|p| p.state == PointState::Complete)
-        {
-            let bad = matches!(point.verdict, Verdict::Suspect | Verdict::Corrupt);
-            if bad && reason.is_none() {
-                left_out.push(point.sequence);
-                continue;
+        let mut indexes = Vec::new();
+        let (mut from, mut blobs) = (0, 0);
+        for (at, pack) in chosen.index.iter().enumerate() {
+            blobs += pack.blobs.len();
+            if blobs >= kuramori_repo::format::index::FULL || at + 1 == chosen.index.len() {
+                let id = opened.save_index(&chosen.index[from..=at]).map_err(Error::repository(name))?;
+                indexes.push(Item::of(&staged, FileKind::Index, id)?);
+                (from, blobs) = (at + 1, 0);
             }
-            snapshots.push(item(FileKind::Snapshot, point.snapshot)?);
         }
-        if snapshots.is_empty() && left_out.len() > before {
-            return Ok(None);
+        let mut snapshots = Vec::new();
+        for point in &chosen.points {
+            snapshots.push(Item::of(&store, FileKind::Snapshot, point.snapshot)?);
         }
-        if snapshots.is_empty() {
-            return Err(Error::Invalid(format!("`{name}` has no complete restore point at the vault")));
-        }
-        Ok(Some([first, packs, indexes, snapshots]))
+        Ok([first, packs.collect(), indexes, snapshots])
     }
 
     /// Sends one stage with several processes and returns its bytes.
@@ -177,7 +184,6 @@ impl Vault {
         let next = Mutex::new(items.iter());
         let bytes = AtomicU64::new(0);
         let failed = Mutex::new(None);
-        let store = LocalStore::new(self.folder.repository(name));
         let work = |process: &mut Process| {
             while lock(&failed).is_none() {
                 let Some(item) = lock(&next).next() else { return };
@@ -185,8 +191,7 @@ impl Vault {
                     if stop.aborted() {
                         return Err(Error::WindowOver("it was closed".to_owned()));
                     }
-                    let path = store.path(item.kind, item.id);
-                    let mut file = fs_err::File::open(&path).map_err(Error::io("open a proven file"))?;
+                    let mut file = fs_err::File::open(&item.path).map_err(Error::io("open a proven file"))?;
                     process.put(name, item.kind, item.id, item.size, &mut file)
                 };
                 match one() {
@@ -215,5 +220,28 @@ impl Vault {
             Some(error) => Err(error),
             None => Ok(bytes.load(Ordering::Relaxed)),
         }
+    }
+}
+
+/// A folder for what goes out; empty before and gone after.
+struct Staging(PathBuf);
+
+impl Staging {
+    fn make(path: &Path) -> Result<Self> {
+        if path.exists() {
+            fs_err::remove_dir_all(path).map_err(Error::io("clear what went out before"))?;
+        }
+        fs_err::create_dir_all(path).map_err(Error::io("make what goes out"))?;
+        Ok(Self(path.to_owned()))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        let _ = fs_err::remove_dir_all(&self.0);
     }
 }

@@ -11,9 +11,8 @@ use kuramori_repo::Cancel;
 
 use crate::{
     config::Window,
-    control::{self, Answer, Order},
+    control::{self, Answer},
     error::{Error, Result},
-    register::PointState,
     vault::Vault,
     window::Options,
 };
@@ -107,77 +106,6 @@ impl Vault {
         self.settle(&[], &[finding.with("why", text.clone())], &now)?;
         self.note("vault.failed", &serde_json::json!({ "what": what, "why": text }))
     }
-
-    /// Does what an order says.
-    ///
-    /// # Errors
-    /// As the order's own call.
-    pub fn obey(&self, order: Order, cancel: &Cancel) -> Result<serde_json::Value> {
-        match order {
-            Order::Status {} => Ok(json(&self.report()?)),
-            Order::Pull { max_seconds, approved_by } => {
-                let (finished, work) =
-                    self.pull(&Options { max_seconds, approved_by, reason: None }, cancel)?;
-                Ok(serde_json::json!({ "window": finished, "work": work }))
-            }
-            Order::Verify {} => Ok(json(&self.work(cancel)?)),
-            Order::Seed { from } => {
-                let (pulled, work) = self.seed(&from, cancel)?;
-                Ok(serde_json::json!({ "pulled": pulled, "work": work }))
-            }
-            Order::Restore { receiver, mut repositories, reason } => {
-                if repositories.is_empty() {
-                    let points = self.register.points(None)?;
-                    let complete = points.into_iter().filter(|point| point.state == PointState::Complete);
-                    let names: std::collections::BTreeSet<String> =
-                        complete.map(|point| point.repository).collect();
-                    repositories = names.into_iter().collect();
-                    let rank = |name: &String| {
-                        let order = self.config.order.iter().position(|known| known == name);
-                        (name != kuramori_model::ids::CONTROL_REPOSITORY, order.unwrap_or(usize::MAX))
-                    };
-                    repositories.sort_by_key(rank);
-                }
-                Ok(json(&self.restore(
-                    &receiver,
-                    &repositories,
-                    &Options { reason, ..Options::default() },
-                    cancel,
-                )?))
-            }
-            Order::Report {} => {
-                let bytes = self.write_report()?;
-                serde_json::from_slice(&bytes).map_err(|error| Error::io("write the report")(error.into()))
-            }
-            Order::Clear { key } => {
-                let now = self.register.tick(&*self.clock)?;
-                let cleared = self.register.clear(&key, &now)?;
-                if let Some(locks) = self.folder.locks().filter(|_| cleared) {
-                    self.tell_cleared(locks)?;
-                }
-                self.note(
-                    "alarm.cleared-by-hand",
-                    &serde_json::json!({ "key": key, "was_raised": cleared }),
-                )?;
-                Ok(serde_json::json!({ "cleared": cleared }))
-            }
-            Order::ConfirmClock {} => {
-                self.note("clock.confirmed", &serde_json::json!({ "wall": self.clock.now() }))?;
-                Ok(json(&self.register.confirm_clock(&*self.clock)?))
-            }
-            Order::Confirm { repository } => {
-                if !self.register.confirm(&repository)? {
-                    return Err(Error::UnknownRepository(repository));
-                }
-                self.note("repository.confirmed", &serde_json::json!({ "repository": repository }))?;
-                Ok(serde_json::json!({ "repository": repository }))
-            }
-        }
-    }
-}
-
-fn json(value: &impl serde::Serialize) -> serde_json::Value {
-    serde_json::to_value(value).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -97,6 +97,12 @@ impl Vault {
         let gate = config.gate.as_ref().map(|gate| Gate::new(&gate.socket));
         let vault =
             Self { config, folder, register, log: Mutex::new(log), key, signer, gate, clock, random, epoch };
+        if let Some(server) = vault.config.vault.witness.clone()
+            && let Some(finding) = vault.check_log(&server, &[])?
+        {
+            let now = vault.register.tick(&*vault.clock)?;
+            vault.settle(&[], &[finding], &now)?;
+        }
         vault.note("vault.opened", &serde_json::json!({ "epoch": epoch, "gate": vault.gate.is_some() }))?;
         Ok(vault)
     }
@@ -168,6 +174,7 @@ impl Vault {
             folder: &self.folder,
             register: &self.register,
             config: &self.config,
+            retention: self.retention()?,
             clock: self.clock.clone(),
             cancel,
         };
@@ -228,6 +235,7 @@ impl Vault {
             let skew = kuramori_model::finding::Value::Seconds(now.skew_s);
             findings.push(Finding::new("vault.clock-jumped", severity, "confirm-clock").with("skew", skew));
         }
+        findings.extend(self.retention_finding()?);
         // What was forged stays an alarm until a person has looked; the rest is judged anew each time.
         self.settle(
             &[
@@ -240,6 +248,7 @@ impl Vault {
                 "vault.too-large-blob",
                 "vault.point-incomplete",
                 "vault.clock-jumped",
+                crate::retention::WAITS,
             ],
             &findings,
             &now,

@@ -21,6 +21,7 @@ use kuramori_repo::Cancel;
 use serde::Serialize;
 
 use crate::{
+    approval::Grant,
     config::Peer,
     error::{Error, Result},
     pull::{Pull, Pulled, Stop},
@@ -49,12 +50,11 @@ pub(crate) const OF_A_WINDOW: [&str; 6] = [
 /// What a person or the schedule asks of a window.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// Longer or shorter than the configuration says, in seconds; longer only with `approved_by`.
+    /// Shorter than the configuration says, in seconds.
     pub max_seconds: Option<u32>,
-    /// An approved seeding window: who said so. The gate's own budget still holds.
-    pub approved_by: Option<String>,
-    /// Why a restore window also sends points that are suspect or damaged; without it they stay.
-    pub reason: Option<String>,
+    /// What two officers approved: its seconds and bytes are the window's, whatever the day has used up. The
+    /// gate's own budget still holds.
+    pub granted: Option<Grant>,
 }
 
 /// One finished window.
@@ -74,6 +74,9 @@ pub struct Finished {
     pub claim: String,
     /// Bytes that were taken or sent.
     pub bytes: u64,
+    /// What two officers approved for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub granted: Option<Grant>,
     /// What was pulled.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pulled: Option<Pulled>,
@@ -106,10 +109,14 @@ impl Vault {
             Some(number.0),
             &stop,
         )?;
+        if let Some(window) = options.granted.as_ref().and_then(|granted| granted.window) {
+            pull = pull.at_most(window.bytes);
+        }
         let primary = meet(&self.config.primary, &self.config.limits)?;
         let report = self.report_delivery()?;
         let puller = &self.config.puller;
         let mut pulled = None;
+        let mut documents = None;
         let finished = self.window(
             number,
             Purpose::Pull,
@@ -137,12 +144,24 @@ impl Vault {
                     }
                     done
                 })?;
+                if self.config.vault.witness.is_some() && !stop.draining() {
+                    let fetched = sources().and_then(|mut source| self.fetch_checkpoints(&mut *source));
+                    documents = fetched
+                        .map_err(|error| {
+                            tracing::warn!(
+                                error = kuramori_model::fault::chain(&error),
+                                "the server's checkpoints did not come"
+                            );
+                        })
+                        .ok();
+                }
                 let bytes = done.bytes;
                 pulled = Some(done);
                 Ok(bytes)
             },
         )?;
         let mut finished = finished;
+        self.take_checkpoints(&documents.unwrap_or_default())?;
         if let Some(pulled) = &pulled {
             self.settle_pull(pulled)?;
         }
@@ -181,14 +200,18 @@ impl Vault {
         let kind = if purpose == Purpose::Pull { "pull" } else { "restore" };
         let entry = serde_json::json!({
             "window": number, "purpose": purpose, "peer": peer.address, "max_seconds": seconds,
-            "approved_by": options.approved_by,
+            "granted": options.granted,
         });
         // No log, no open.
         self.note("window.opening", &entry)?;
         self.register.opening(number, kind, &now)?;
         let begin = self.clock.boot();
         let opened = match &self.gate {
-            Some(gate) => self.open_gate(gate, number, purpose, peer.address, seconds),
+            Some(gate) => {
+                let granted = options.granted.as_ref().and_then(|granted| granted.window);
+                let bytes = granted.map_or(self.config.window.max_bytes.0, |window| window.bytes);
+                self.open_gate(gate, number, purpose, peer.address, seconds, bytes)
+            }
             None => Ok(()),
         };
         let outcome = opened.and_then(|()| self.watched(seconds, stop, cancel, work));
@@ -217,6 +240,7 @@ impl Vault {
             closed_verified: verified,
             claim,
             bytes: *outcome.as_ref().unwrap_or(&0),
+            granted: options.granted.clone(),
             pulled: None,
             sent: None,
             why: outcome.as_ref().err().map(|error| kuramori_model::fault::chain(error)),

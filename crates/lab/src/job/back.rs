@@ -139,12 +139,13 @@ fn window(
     wait_until("the receiver", std::time::Duration::from_secs(30), || {
         host.inside(|| std::net::TcpStream::connect(target).ok())
     })?;
-    let repositories_sent = SYSTEMS.into_iter().chain(["_control"]);
-    let words: Vec<&str> = ["restore", "--receiver", "clean"]
+    vault.locked_and_released(story)?;
+    let sent = SYSTEMS.into_iter().chain(["_control"]);
+    let words: Vec<&str> = ["restore", "--yes", "--receiver", "clean"]
         .into_iter()
-        .chain(repositories_sent.flat_map(|name| ["--repository", name]))
+        .chain(sent.flat_map(|name| ["--system", name]))
         .collect();
-    let done = last_json(&vault.host().text(&vault.verb(&words))?)?;
+    let done = vault.approved(&words, 1)?;
     process.stop()?;
     let seen = figures(&done);
     story.tell(

@@ -23,6 +23,7 @@ mod back;
 mod door;
 mod evidence;
 mod night;
+mod officers;
 mod oracle;
 mod product;
 mod siege;

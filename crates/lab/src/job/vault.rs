@@ -81,7 +81,9 @@ pub(super) fn raise<'a>(
         "--out",
         &out,
     ])?;
+    vault.name_witness()?;
     super::back::prepare_receiver(lab, product, &vault)?;
+    vault.enrol_officers()?;
     fs_err::write(vault.folder.join("gated.toml"), vault.gated_toml(&text("token_key")))?;
     fs_err::write(vault.folder.join("observed.toml"), vault.observed_toml())?;
     vault.start_gate()?;
@@ -161,6 +163,40 @@ impl Vault<'_> {
             summary.window = Some(figures.clone());
         }
         summary.windows.push(figures);
+        Ok(())
+    }
+
+    /// The server's key from the enrolment goes into the vault's configuration: from now on each cosigns the
+    /// other's log.
+    fn name_witness(&self) -> Result<()> {
+        let text = fs_err::read_to_string(self.folder.join("enrolment/enrolment.json"))?;
+        let enrolment: Value = serde_json::from_str(&text).unwrap_or_default();
+        let key = enrolment["witness"].as_str().ok_or(LabError::NoService("the server's audit key"))?;
+        let config = fs_err::read_to_string(self.config())?;
+        fs_err::write(
+            self.config(),
+            config.replace("[vault]\n", &format!("[vault]\nwitness = \"{key}\"\n")),
+        )?;
+        Ok(())
+    }
+
+    /// Somebody locks the gate, and only two officers undo it.
+    pub(super) fn locked_and_released(&self, story: &Story) -> Result<()> {
+        let lock = self
+            .product
+            .kuramori()
+            .args(["--json", "gate", "lockdown", "--reason", "ransomware", "--socket"])
+            .arg(self.folder.join("gated.sock"));
+        self.host().run(&lock)?;
+        wait_until("the gate to be locked", Duration::from_mins(1), || {
+            Ok(self
+                .gate()
+                .ok()
+                .filter(|status| status["gate"]["state"] == "lockdown" && status["gate"]["verified"] == true))
+        })?;
+        self.approved(&["release"], 2)?;
+        self.wait_closed(Duration::from_mins(1))?;
+        story.tell("封鎖したゲートを 2 名の承認で解除しました", "two officers released the locked gate");
         Ok(())
     }
 
@@ -299,6 +335,9 @@ observer_socket = "{folder}/observer.sock"
 observer_uids = [0]
 vault_keys = ["{key}"]
 dead_man_tested = ["A"]
+# The vault vouches for the officers whose approvals it has judged.
+officer_keys = ["{key}"]
+release_quorum = 1
 
 [[flow]]
 purpose = "pull"

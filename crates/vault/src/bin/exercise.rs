@@ -1,6 +1,6 @@
 //! The vault without the rest of the program: for tests that kill it, and for whoever wants to see one step.
 //!
-//! `kuramori-vault-exercise pull|verify|run CONFIG`, `seed CONFIG DIR`, `restore CONFIG RECEIVER`, `puller`.
+//! `kuramori-vault-exercise pull|verify|run CONFIG`, `seed CONFIG DIR`, `puller`.
 
 use std::{io::Write, path::Path, sync::Arc};
 
@@ -29,20 +29,15 @@ fn act(words: &[&str]) -> Result<serde_json::Value> {
             kuramori_vault::puller::child::run().map_err(Error::io("speak with the vault"))?;
             return Ok(serde_json::Value::Null);
         }
-        ["pull", _] => Order::Pull { max_seconds: None, approved_by: None },
+        ["pull", _] => Order::Pull { max_seconds: None, request: None, proposer: String::new() },
         ["verify", _] => Order::Verify {},
         ["seed", _, from] => Order::Seed { from: (*from).into() },
-        ["restore", _, receiver] => {
-            Order::Restore { receiver: (*receiver).to_owned(), repositories: Vec::new(), reason: None }
-        }
         ["run", config] => {
             open(config)?.run(&Cancel::default())?;
             return Ok(serde_json::Value::Null);
         }
         _ => {
-            return Err(Error::Invalid(
-                "pull|verify|run CONFIG, seed CONFIG DIR, restore CONFIG RECEIVER, puller".into(),
-            ));
+            return Err(Error::Invalid("pull|verify|run CONFIG, seed CONFIG DIR, puller".into()));
         }
     };
     open(words[1])?.obey(order, &Cancel::default())

@@ -25,6 +25,7 @@ impl Vault {
         purpose: Purpose,
         peer: SocketAddrV4,
         seconds: u32,
+        bytes: u64,
     ) -> Result<()> {
         let status = gate.status()?;
         let source = self.config.gate.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |gate| gate.source);
@@ -35,7 +36,7 @@ impl Vault {
             source,
             peer,
             max_seconds: seconds,
-            max_bytes: self.config.window.max_bytes.0,
+            max_bytes: bytes,
             budget_left_s: seconds,
             nonce: Nonce::draw(&*self.random),
             boot_id: status.boot_id,

@@ -31,12 +31,14 @@ impl Vault {
                 status.used_today_s
             }
         };
-        let wanted = match (options.max_seconds, &options.approved_by) {
-            (Some(seconds), Some(_)) => seconds,
-            (Some(seconds), None) => seconds.min(window.max_seconds),
-            (None, _) => window.max_seconds,
+        let granted = options.granted.as_ref().and_then(|granted| granted.window);
+        let wanted = match (granted, options.max_seconds) {
+            (Some(granted), _) => granted.seconds,
+            (None, Some(seconds)) => seconds.min(window.max_seconds),
+            (None, None) => window.max_seconds,
         };
-        let left = if options.approved_by.is_some() {
+        let left = if granted.is_some() {
+            // The approval carries its own budget; it stands in the log, in the window's record and in the report.
             u64::from(wanted)
         } else {
             let used = Duration::try_from_secs_f64(used.max(gate_used)).unwrap_or(Duration::MAX);

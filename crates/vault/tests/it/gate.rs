@@ -30,10 +30,12 @@ struct Inner {
     stuck: bool,
     /// Closes by itself at this number of status questions while open.
     impatient: Option<u32>,
+    /// Locked, with this incident.
+    locked: Option<u64>,
 }
 
 #[derive(Clone)]
-struct FakeGate(Arc<Mutex<Inner>>);
+pub(crate) struct FakeGate(Arc<Mutex<Inner>>);
 
 fn now_ms() -> u64 {
     u64::try_from(SystemClock.boot().as_millis()).unwrap()
@@ -60,6 +62,10 @@ impl FakeGate {
         self.0.lock().unwrap()
     }
 
+    pub(crate) fn is_locked(&self) -> bool {
+        self.lock().locked.is_some()
+    }
+
     fn answer(&self, request: Request) -> Reply {
         let mut inner = self.lock();
         match request {
@@ -76,6 +82,21 @@ impl FakeGate {
                 let deadline_boot_ms = now_ms() + u64::from(token.max_seconds) * 1000;
                 inner.open =
                     Some(OpenWindow { token, opened_boot_ms: now_ms(), deadline_boot_ms, renewals: 1 });
+            }
+            Request::Lockdown { .. } => inner.locked = Some(7),
+            Request::Release { release } => {
+                let refused = |message: &str| Reply::Refused {
+                    code: "gate.release".into(),
+                    message: message.into(),
+                    hint: None,
+                };
+                let Some(signed) = release else { return refused("not signed") };
+                match signed.verify(&inner.keys, 1) {
+                    Ok(release) if Some(release.incident) == inner.locked && release.boot_id == boot_id() => {
+                        inner.locked = None;
+                    }
+                    _ => return refused("not for this incident, or not by a known key"),
+                }
             }
             Request::Close { reason } => inner.close(CloseReason::Asked { reason }),
             Request::History { .. } => return Reply::History { windows: inner.history.clone() },
@@ -132,6 +153,11 @@ impl Inner {
 
     fn status(&self) -> GateStatus {
         let gate = match &self.open {
+            _ if self.locked.is_some() => GateState::Lockdown {
+                reason: "somebody".into(),
+                incident: self.locked.unwrap_or_default(),
+                verified: true,
+            },
             Some(open) => GateState::Open(open.clone()),
             None if self.stuck && !self.history.is_empty() => {
                 GateState::FaultOpen { why: "a layer says nothing".into(), incident: 1, verified: false }
@@ -163,10 +189,14 @@ impl Inner {
 }
 
 fn guarded(world: &World, address: std::net::SocketAddrV4) -> (FakeGate, Vault) {
+    guarded_with(world, address, "")
+}
+
+pub(crate) fn guarded_with(world: &World, address: std::net::SocketAddrV4, more: &str) -> (FakeGate, Vault) {
     let gate = FakeGate::start(world);
     let socket = world.path("gated.sock");
     let more =
-        format!("[gate]\nsocket = \"{}\"\nsource = \"10.77.10.2\"\npatience_s = 5\n", socket.display());
+        format!("[gate]\nsocket = \"{}\"\nsource = \"10.77.10.2\"\npatience_s = 5\n{more}", socket.display());
     let vault = world.vault_at(address, &more);
     gate.lock().keys.push(vault.public_key().0);
     (gate, vault)

@@ -84,14 +84,16 @@ fn a_poisoned_point_is_suspect_stops_removal_and_goes_nowhere_without_a_reason()
     drop(register);
 
     // It stays at the vault unless somebody says why it must go.
-    let sent = |arguments: &[&str]| {
-        let (good, value, why) = exercise(arguments);
-        assert!(good, "{why}");
-        let arrived = fs_err::read_dir(world.path("receiver/billing/snapshots")).unwrap().count();
-        (value, arrived)
-    };
-    let (value, arrived) = sent(&["restore", config, "cln"]);
-    assert_eq!((value["sent"]["left_out"].as_array().map(Vec::len), arrived), (Some(1), 3), "{value}");
+    let read = kuramori_vault::Config::read(Path::new(config)).unwrap();
+    let clock = std::sync::Arc::new(kuramori_model::clock::SystemClock);
+    let vault = kuramori_vault::Vault::open(read, clock, std::sync::Arc::new(SystemRandom)).unwrap();
+    crate::back::enrol(&vault);
+    let plan = vault.plan_restore("cln", &[], kuramori_vault::restore::Which::All, None, None).unwrap();
+    assert_eq!((plan.systems[0].left_out, plan.systems[0].points.len()), (1, 3));
+    let request = vault.request(&plan.wanted(), "night").unwrap().row.request;
+    crate::back::approve(&vault, request);
+    vault.restore(&plan, request, &kuramori_repo::Cancel::default()).unwrap();
+    assert_eq!(fs_err::read_dir(world.path("receiver/billing/snapshots")).unwrap().count(), 3);
     let latest = world.path("back");
     let arrived = world.path("receiver/billing");
     restic(&arrived, &["restore", "latest", "--no-lock", "--target", latest.to_str().unwrap()]);

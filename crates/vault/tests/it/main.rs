@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod attack;
+mod back;
+mod cosign;
 mod cut;
 mod gate;
 mod inspect;
 mod keep;
 mod kill;
 mod liar;
+mod officers;
 mod repack;
 mod siege;
 mod way;

@@ -4,7 +4,7 @@ use kuramori_audit::verify;
 use kuramori_model::clock::SystemRandom;
 use kuramori_repo::Cancel;
 use kuramori_serve::{Login, Mode, Repositories, Role, password::PasswordHash};
-use kuramori_vault::{Error, Vault, report::SignedReport, window::Options};
+use kuramori_vault::{Error, Vault, report::SignedReport, restore::Which};
 
 use crate::world::{Server, World, alarms, check, complete, noise, pull, restic, tree};
 
@@ -87,17 +87,22 @@ fn a_restore_window_fills_a_clean_receiver_and_nothing_comes_back() {
     pull(&vault);
     // The primary is gone: what follows needs only the vault.
     fs_err::remove_dir_all(world.path("primary")).unwrap();
+    crate::back::enrol(&vault);
     let names = ["billing".to_owned(), "pacs".to_owned()];
+    let asked = |receiver: &str| {
+        let plan = vault.plan_restore(receiver, &names, Which::LatestClean, None, None).unwrap();
+        let request = vault.request(&plan.wanted(), "night").unwrap().row.request;
+        crate::back::approve(&vault, request);
+        (plan, request)
+    };
     // A receiver with another certificate than the pinned one gets nothing.
-    let refused = vault.restore("other", &names, &Options::default(), &Cancel::default());
+    let (plan, request) = asked("other");
+    let refused = vault.restore(&plan, request, &Cancel::default());
     assert!(matches!(refused, Err(Error::WindowOver(_))), "{refused:?}");
     assert!(!world.path("receiver").join("billing").exists());
-    assert!(matches!(
-        vault.restore("nobody", &names, &Options::default(), &Cancel::default()),
-        Err(Error::Invalid(_))
-    ));
 
-    let finished = vault.restore("cln", &names, &Options::default(), &Cancel::default()).unwrap();
+    let (plan, request) = asked("cln");
+    let finished = vault.restore(&plan, request, &Cancel::default()).unwrap();
     let sent = finished.sent.unwrap();
     assert_eq!(sent.repositories, names);
     assert!(sent.bytes > 5_600_000, "{sent:?}");

@@ -1,6 +1,8 @@
 //! `kuramori vault`: the role without a verb; with one, the vault's local screen and hand. A running role is
 //! asked through its socket; without one the verb does the work itself.
 
+mod approve;
+
 use std::{path::PathBuf, sync::Arc};
 
 use clap::Subcommand;
@@ -14,6 +16,7 @@ use kuramori_vault::{
     Config, Error, Vault,
     control::{self, Answer, Order},
     keys,
+    restore::Which,
 };
 use serde_json::Value;
 
@@ -35,12 +38,11 @@ enum Verb {
     Status,
     /// Open a window now, pull, close, and prove what came
     Pull {
-        /// Seconds that this window may last
+        /// Seconds that this window may last; more than usual needs two approvals
         #[arg(long, value_name = "SECONDS")]
         max_seconds: Option<u32>,
-        /// Who approved a longer seeding window
-        #[arg(long, value_name = "NAME")]
-        approved_by: Option<String>,
+        #[command(flatten)]
+        with: approve::With,
     },
     /// Prove what is here and apply the retention, with the gate closed
     Verify,
@@ -50,20 +52,64 @@ enum Verb {
         #[arg(long, value_name = "FOLDER")]
         from: PathBuf,
     },
-    /// Send proven repositories to a clean receiver in a restore window
+    /// Send restore points to a clean receiver in a restore window that two officers approve
     Restore {
         /// Name of the receiver in the configuration
-        #[arg(long, value_name = "NAME")]
-        receiver: String,
-        /// Which repository; may be repeated (default: all that have a complete restore point)
-        #[arg(long, value_name = "NAME")]
-        repository: Vec<String>,
+        #[arg(long, value_name = "NAME", required_unless_present = "request")]
+        receiver: Option<String>,
+        /// Which system; may be repeated (default: all that have a complete restore point)
+        #[arg(long, visible_alias = "repository", value_name = "NAME")]
+        system: Vec<String>,
+        /// `latest-clean`, the vault's number, a day such as 2026-04-01, or `all`
+        #[arg(long, value_name = "POINT", default_value = "latest-clean")]
+        point: Which,
+        /// Seconds of the window (default: twice what is expected)
+        #[arg(long, value_name = "SECONDS")]
+        max_seconds: Option<u32>,
         /// Why restore points that are suspect or damaged are sent too; without it they stay
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+        /// Ask for it, or do it; without this the plan is shown and nothing happens
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        with: approve::With,
+    },
+    /// Keep the officers who approve
+    Officer {
+        #[command(subcommand)]
+        verb: approve::Officer,
+    },
+    /// Ask two officers for something that has no verb of its own
+    Request(approve::Ask),
+    /// Show what was asked for and who said yes
+    Requests,
+    /// Approve a request, with a key or with a line of a paper sheet
+    Approve(approve::Approve),
+    /// Take a request back; needs nobody
+    Withdraw {
+        /// The request's number
+        #[arg(value_name = "REQUEST")]
+        number: u64,
+    },
+    /// Carry out an approved request that has no verb of its own
+    Carry {
+        /// The request's number
+        #[arg(value_name = "REQUEST")]
+        number: u64,
+    },
+    /// Release the gate from a lockdown or a latched fault, with two approvals
+    Release {
+        #[command(flatten)]
+        with: approve::With,
     },
     /// Write a signed report and print it
     Report,
+    /// The vault's tamper-evident log
+    Audit {
+        #[command(subcommand)]
+        verb: Audit,
+    },
     /// Show the vault's public keys and fingerprint, for its enrolment
     Identity,
     /// Clear an alarm that a person has looked at
@@ -83,6 +129,16 @@ enum Verb {
     /// The process that alone speaks with the network; started by the vault itself
     #[command(hide = true)]
     Puller,
+}
+
+#[derive(Debug, Subcommand)]
+enum Audit {
+    /// Show the log's newest signed checkpoint
+    Root {
+        /// Write it as a page to print, with its QR code
+        #[arg(long, value_name = "FILE")]
+        print: Option<PathBuf>,
+    },
 }
 
 /// What a running vault answered, as an error of this command.
@@ -126,7 +182,14 @@ pub(crate) fn run(args: Args, ui: &Ui) -> Outcome {
         kuramori_vault::puller::child::run().map_err(Error::io("speak with the vault"))?;
         return Ok(Exit::Done);
     }
+    if let Some(Verb::Officer { verb }) = &args.verb
+        && let Some(outcome) = approve::own_machine(verb, ui)
+    {
+        return outcome;
+    }
     let config = Config::read(&args.config)?;
+    let mut sheet = None;
+    let mut root_page = None;
     let order = match args.verb {
         None => return role(config, ui),
         Some(Verb::Identity) => {
@@ -139,11 +202,41 @@ pub(crate) fn run(args: Args, ui: &Ui) -> Outcome {
             return Ok(Exit::Done);
         }
         Some(Verb::Status | Verb::Puller) => Order::Status {},
-        Some(Verb::Pull { max_seconds, approved_by }) => Order::Pull { max_seconds, approved_by },
+        Some(Verb::Pull { max_seconds, with }) => {
+            Order::Pull { max_seconds, request: with.request, proposer: approve::proposer(with.proposer) }
+        }
         Some(Verb::Verify) => Order::Verify {},
         Some(Verb::Seed { from }) => Order::Seed { from },
-        Some(Verb::Restore { receiver, repository, reason }) => {
-            Order::Restore { receiver, repositories: repository, reason }
+        Some(Verb::Restore { receiver, system, point, max_seconds, reason, yes, with }) => Order::Restore {
+            receiver: receiver.unwrap_or_default(),
+            systems: system,
+            point,
+            max_seconds,
+            reason,
+            dry: !yes,
+            request: with.request,
+            proposer: approve::proposer(with.proposer),
+        },
+        Some(Verb::Officer { verb }) => {
+            if let approve::Officer::Sheet { out, .. } = &verb {
+                sheet = Some(out.clone());
+            }
+            match approve::officer(verb) {
+                Some(order) => order,
+                None => return Ok(Exit::Done),
+            }
+        }
+        Some(Verb::Request(ask)) => approve::ask(ask)?,
+        Some(Verb::Requests) => Order::Requests {},
+        Some(Verb::Approve(yes)) => approve::approve(yes, ui, || obey(config.clone(), &Order::Requests {}))?,
+        Some(Verb::Withdraw { number }) => Order::Withdraw { request: number, who: approve::proposer(None) },
+        Some(Verb::Carry { number }) => Order::Carry { request: number },
+        Some(Verb::Release { with }) => {
+            Order::ReleaseGate { request: with.request, proposer: approve::proposer(with.proposer) }
+        }
+        Some(Verb::Audit { verb: Audit::Root { print } }) => {
+            root_page = print;
+            Order::AuditRoot { ja: ui.language == crate::ui::Language::Ja }
         }
         Some(Verb::Report) => Order::Report {},
         Some(Verb::Clear { alarm }) => Order::Clear { key: alarm },
@@ -151,6 +244,21 @@ pub(crate) fn run(args: Args, ui: &Ui) -> Outcome {
         Some(Verb::ConfirmClock) => Order::ConfirmClock {},
     };
     let value = obey(config, &order)?;
+    if value["waiting"].is_object() {
+        plan(&value["plan"], ui);
+        approve::show_waiting(&value, ui);
+        ui.data(&value);
+        return Ok(Exit::Refused);
+    }
+    if let (Order::OfficerSheet { .. }, Some(out)) = (&order, &sheet) {
+        // The codes go onto the page and nowhere else.
+        approve::write_sheet(&value, out, ui)?;
+        ui.data(&serde_json::json!({ "officer": value["officer"], "sheet": value["sheet"], "page": out }));
+        return Ok(Exit::Done);
+    }
+    if let (Order::AuditRoot { .. }, Some(out)) = (&order, &root_page) {
+        fs_err::write(out, text(&value["page"])).map_err(crate::failure::CliError::File)?;
+    }
     show(&order, &value, ui);
     ui.data(&value);
     Ok(judge(&order, &value))
@@ -244,6 +352,16 @@ fn show(order: &Order, value: &Value, ui: &Ui) {
                     bytes(&one["backlog_bytes"]),
                 ));
             }
+            let cosigned = &value["cosigned"];
+            match cosigned["size"].as_u64() {
+                Some(size) => ui.line(format!(
+                    "{}: {size} ({} {})",
+                    ui.pick("サーバーが連署した記録の件数", "log entries cosigned by the server"),
+                    ui.pick("その後の開放", "windows since"),
+                    cosigned["missed"],
+                )),
+                None => ui.line(ui.pick("記録はまだ連署されていません", "the log is not cosigned yet")),
+            }
             for alarm in list(&value["alarms"]) {
                 ui.line(format!(
                     "! {} {} ({})",
@@ -253,6 +371,16 @@ fn show(order: &Order, value: &Value, ui: &Ui) {
                 ));
             }
         }
+        Order::Restore { dry: true, .. } => {
+            plan(&value["plan"], ui);
+            ui.note(ui.pick(
+                "これは計画です。--yes で承認を依頼します",
+                "this is the plan; --yes asks for its approval",
+            ));
+        }
+        Order::Officers {} => approve::show_officers(value, ui),
+        Order::Requests {} => list(value).iter().for_each(|one| approve::show_request(one, ui)),
+        Order::Approve { .. } | Order::Withdraw { .. } => approve::show_request(value, ui),
         Order::Pull { .. } | Order::Restore { .. } => {
             let window = if matches!(order, Order::Pull { .. }) { &value["window"] } else { value };
             ui.line(format!(
@@ -278,10 +406,71 @@ fn show(order: &Order, value: &Value, ui: &Ui) {
             work(&value["work"], ui);
         }
         Order::Verify {} => work(value, ui),
-        Order::Report {} | Order::Clear { .. } | Order::Confirm { .. } | Order::ConfirmClock {} => {
+        Order::AuditRoot { .. } => ui.line(text(&value["checkpoint"])),
+        Order::Report {}
+        | Order::Clear { .. }
+        | Order::Confirm { .. }
+        | Order::ConfirmClock {}
+        | Order::OfficerAdd { .. }
+        | Order::OfficerRetire { .. }
+        | Order::OfficerSheet { .. }
+        | Order::Ask { .. }
+        | Order::Carry { .. }
+        | Order::ReleaseGate { .. } => {
             ui.line(value.to_string());
         }
     }
+}
+
+/// What would go back, from when, why that, how much and how long.
+fn plan(value: &Value, ui: &Ui) {
+    if !value.is_object() {
+        return;
+    }
+    ui.line(format!(
+        "{}: {} ({})",
+        ui.pick("復元先", "receiver"),
+        text(&value["receiver"]),
+        text(&value["address"])
+    ));
+    for one in list(&value["systems"]) {
+        let why = match text(&one["why"]) {
+            "newest-clean" => ui.pick("検査で清浄と確認された最新", "the newest that inspection found clean"),
+            "newest-not-inspected" => {
+                ui.pick("完全な最新(未検査)", "the newest complete one; not inspected yet")
+            }
+            "newest-of-day" => ui.pick("その日までの最新", "the newest by that day"),
+            "everything" => ui.pick("すべて", "everything"),
+            _ => ui.pick("指定された復元点", "named"),
+        };
+        let (size, packs) = (bytes(&one["bytes"]), &one["packs"]);
+        ui.line(format!("  {:20} {size}, {packs} {}", text(&one["repository"]), ui.pick("パック", "packs")));
+        for point in list(&one["points"]) {
+            ui.line(format!(
+                "    {} {}  {} {}  {}",
+                ui.pick("復元点", "point"),
+                point["sequence"],
+                ui.pick("受領", "received"),
+                text(&point["received"]),
+                why
+            ));
+        }
+        if let Some(left_out) = one["left_out"].as_u64().filter(|number| *number > 0) {
+            ui.line(format!(
+                "    {} {left_out}",
+                ui.pick("これより新しいが使わない復元点:", "newer points that are left out:")
+            ));
+        }
+    }
+    ui.line(format!(
+        "{} {}, {} {} s, {} {} s",
+        ui.pick("合計", "in all"),
+        bytes(&value["bytes"]),
+        ui.pick("見込み", "expected"),
+        value["expected_s"],
+        ui.pick("開放の上限", "window at most"),
+        value["max_seconds"]
+    ));
 }
 
 fn work(value: &Value, ui: &Ui) {
