@@ -121,10 +121,13 @@ impl Kind {
             from.get(index).cloned().unwrap_or_default()
         };
         match self {
-            Self::Dicom => {
-                Archive { seed, studies: number + 1, slices: 1, side: 64 + 32 * u16::from(number % 3 == 0) }
-                    .file(number)
+            Self::Dicom => Archive {
+                seed,
+                studies: number + 1,
+                slices: 1,
+                side: 64 + 32 * u16::from(number.is_multiple_of(3)),
             }
+            .file(number),
             Self::DicomJpeg => dealt(&pool.dicom_jpeg),
             Self::DicomJpegLs => dealt(&pool.dicom_jpeg_ls),
             Self::Jpeg => dealt(&pool.jpeg),
@@ -198,10 +201,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn zstd(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = match ::zstd::Encoder::new(Vec::new(), 1) {
-        Ok(encoder) => encoder,
-        Err(_) => return Vec::new(),
-    };
+    let Ok(mut encoder) = ::zstd::Encoder::new(Vec::new(), 1) else { return Vec::new() };
     let _ = encoder.include_checksum(true);
     let _ = encoder.write_all(bytes);
     encoder.finish().unwrap_or_default()

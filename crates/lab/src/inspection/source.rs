@@ -215,14 +215,13 @@ impl<'a> Source<'a> {
 
     /// Yesterday's are done, last week's go, new ones come.
     fn messages(&mut self) {
-        let open: Vec<String> =
-            self.files.keys().filter(|path| !path.ends_with(".done")).take(25).cloned().collect();
+        let open: Vec<String> = self.files.keys().filter(|path| !is_done(path)).take(25).cloned().collect();
         for path in open {
             if let Some(file) = self.files.remove(&path) {
                 self.files.insert(format!("{path}.done"), file);
             }
         }
-        let done: Vec<String> = self.files.keys().filter(|path| path.ends_with(".done")).cloned().collect();
+        let done: Vec<String> = self.files.keys().filter(|path| is_done(path)).cloned().collect();
         for path in done.iter().take(done.len().saturating_sub(75)) {
             self.files.remove(path);
         }
@@ -273,7 +272,9 @@ impl<'a> Source<'a> {
         let random = SeededRandom::new(decide(seed, 97, self.day));
         // What spares the first block leaves files of one block alone.
         let least = if attack == Attack::HeaderSpared { BLOCK } else { 0 };
-        let fits = |(path, file): &(&String, &File)| !path.ends_with(".locked") && file.bytes.len() > least;
+        let fits = |(path, file): &(&String, &File)| {
+            path.strip_suffix("locked").is_none() && file.bytes.len() > least
+        };
         let mut paths: Vec<String> = self.files.iter().filter(fits).map(|(path, _)| path.clone()).collect();
         // In an order of its own, as worms take them.
         paths.sort_by_key(|path| path.bytes().fold(seed, |sum, byte| decide(sum, 98, u64::from(byte))));
@@ -289,4 +290,9 @@ impl<'a> Source<'a> {
         }
         Ok(count)
     }
+}
+
+/// Whether a message was processed: its own program writes the ending so and in no other way.
+fn is_done(path: &str) -> bool {
+    path.strip_suffix("done").is_some_and(|rest| rest.ends_with('.'))
 }
