@@ -189,7 +189,7 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
             ..Control::default()
         };
         let source = kuramori_source::open(&config)?;
-        if matches!(&config, kuramori_source::Config::Foreign(foreign) if !results::is_pulled(foreign)) {
+        if matches!(config.innermost(), kuramori_source::Config::Foreign(foreign) if !results::is_pulled(foreign)) {
             let report = source.read(&mut results::Nothing, &control)?;
             let end = End { state: RunState::Complete, facts: RunFacts::default(), error: None, point: None };
             return Ok((end, None, product_result(&report)));

@@ -35,8 +35,9 @@ fn setting(system: &SystemId) -> String {
 
 /// The entry's other product, if one protects the system.
 pub(crate) fn of(system: &System) -> Option<ForeignConfig> {
-    match serde_json::from_value(system.source.clone()) {
-        Ok(kuramori_source::Config::Foreign(config)) => Some(config),
+    let config: kuramori_source::Config = serde_json::from_value(system.source.clone()).ok()?;
+    match config.innermost() {
+        kuramori_source::Config::Foreign(foreign) => Some(foreign.clone()),
         _ => None,
     }
 }

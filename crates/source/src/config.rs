@@ -585,6 +585,15 @@ fn slack() -> Span {
 }
 
 impl Config {
+    /// What is read in the end, inside of whatever stands around it.
+    pub fn innermost(&self) -> &Self {
+        match self {
+            Self::Around(around) => around.source.innermost(),
+            Self::Gentle(gentle) => gentle.source.innermost(),
+            other => other,
+        }
+    }
+
     /// Finds what serde cannot: empty names, impossible patterns.
     pub fn check(&self) -> Result<(), Error> {
         // What would be read as an option, or as more than one line of an option file.
@@ -761,6 +770,32 @@ mod tests {
         assert!(toml::from_str::<Config>(&format!("{text}\nwiat = \"2h\"")).is_err());
         assert!(toml::from_str::<Config>(&text.replace("2h 30m", "90")).is_err());
         assert!(toml::from_str::<Config>(&text.replace("2h 30m", "-1h")).is_err());
+    }
+
+    #[test]
+    fn what_stands_around_a_source_may_be_nested_and_is_looked_through() {
+        let text = r#"
+            kind = "gentle"
+            limits = [{ from = "08:00", until = "18:00", rate = "2 MB" }]
+            probe = { by = "tcp", address = "10.0.0.9:1433", bounds = { slow = "50ms" } }
+            [source]
+            kind = "around"
+            name = "ward"
+            source = { kind = "foreign", server = "10.0.0.9", product = "veeam" }
+        "#;
+        let config: Config = toml::from_str(text).unwrap();
+        config.check().unwrap();
+        assert!(matches!(config.innermost(), Config::Foreign(foreign) if foreign.product == Product::Veeam));
+        assert_eq!(toml::from_str::<Config>(&toml::to_string(&config).unwrap()).unwrap(), config);
+        for (from, to) in [
+            ("2 MB", "2 B"),
+            ("\"around\"", "\"gentle\""),
+            ("50ms", "5s"),
+            ("10.0.0.9\", product", "\", product"),
+        ] {
+            let bad = text.replace(from, to);
+            assert!(toml::from_str::<Config>(&bad).map_or(true, |config| config.check().is_err()), "{to}");
+        }
     }
 
     #[test]

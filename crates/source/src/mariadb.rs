@@ -78,15 +78,14 @@ impl MariadbSource {
         Ok(folder)
     }
 
-    fn program(&self, name: &str, options: &TempDir, more: &[&str]) -> Program {
+    fn program(name: &str, options: &TempDir, more: &[&str]) -> Program {
         let file = format!("--defaults-file={}", options.path().join("client.cnf").display());
         Program::new([name, &file].into_iter().chain(more.iter().copied()))
     }
 
     fn ask(&self, options: &TempDir, control: &Control, question: &str) -> Result<Vec<Vec<String>>, Error> {
         let arguments = ["--batch", "--skip-column-names", "--execute", question];
-        let text = self
-            .program("mariadb", options, &arguments)
+        let text = Self::program("mariadb", options, &arguments)
             .text(control, QUESTION, 4 << 20)
             .map_err(|error| self.said(error))?;
         Ok(text.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
@@ -215,7 +214,7 @@ impl Source for MariadbSource {
             arguments.push("--databases");
             arguments.extend(&databases);
         }
-        let running = self.program("mariadb-dump", &options, &arguments).start(control, None)?;
+        let running = Self::program("mariadb-dump", &options, &arguments).start(control, None)?;
         let stream = Stream { name: "mariadb-dump", file: FILE, end: Some(TRAILER) };
         let (mut report, words) = stream.take(running, sink, control).map_err(|error| self.said(error))?;
         if !words.trim().is_empty() {

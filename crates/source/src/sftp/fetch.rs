@@ -73,7 +73,7 @@ impl Flight {
         };
         match link.wait(open)? {
             Answer::Handle(handle) => Ok(handle),
-            Answer::Status { code, words } => Err(slip(code, words)),
+            Answer::Status { code, words } => Err(slip(code, &words)),
             _ => Err(Slip::Item(Trouble::Other("it was not opened".into()))),
         }
     }
@@ -129,7 +129,7 @@ impl Flight {
                 }
                 Answer::Status { code: STATUS_EOF, .. } => drop(trouble.get_or_insert(Trouble::Changed)),
                 Answer::Status { code, words } => {
-                    if let Slip::Item(said) = slip(code, words) {
+                    if let Slip::Item(said) = slip(code, &words) {
                         trouble.get_or_insert(said);
                     }
                 }
@@ -201,7 +201,7 @@ impl Flight {
             Answer::Status { code: STATUS_EOF | STATUS_OK, .. } | Answer::Data(_) => {
                 Err(Slip::Item(Trouble::Changed))
             }
-            Answer::Status { code, words } => Err(slip(code, words)),
+            Answer::Status { code, words } => Err(slip(code, &words)),
             _ => Err(Slip::Item(Trouble::Other("an answer of another kind".into()))),
         }
     }

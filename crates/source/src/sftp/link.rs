@@ -94,8 +94,8 @@ impl Link {
                 .map_err(Error::Start)?;
             file.write_all(text.as_bytes()).map_err(Error::Start)
         };
-        let keys: String = config.host_keys.iter().map(|key| format!("{ALIAS} {key}\n")).collect();
-        write("known_hosts", &keys, 0o600)?;
+        let keys: Vec<String> = config.host_keys.iter().map(|key| format!("{ALIAS} {key}")).collect();
+        write("known_hosts", &format!("{}\n", keys.join("\n")), 0o600)?;
         if let Some(password) = &config.password_file {
             crate::config::password(password)?;
             write("askpass", "#!/bin/sh\nexec cat \"$KURAMORI_PASSWORD_FILE\"\n", 0o700)?;
@@ -332,7 +332,7 @@ impl Link {
     pub(super) fn ask(&mut self, ask: &Ask<'_>) -> Result<Answer, Slip> {
         let id = self.send(ask)?;
         match self.wait(id)? {
-            Answer::Status { code, words } if code != wire::STATUS_OK => Err(slip(code, words)),
+            Answer::Status { code, words } if code != wire::STATUS_OK => Err(slip(code, &words)),
             answer => Ok(answer),
         }
     }
@@ -398,7 +398,7 @@ fn named(error: Error, what: &str) -> Error {
     }
 }
 
-pub(super) fn slip(code: u32, words: String) -> Slip {
+pub(super) fn slip(code: u32, words: &str) -> Slip {
     Slip::Item(match code {
         wire::STATUS_MISSING => Trouble::Gone,
         wire::STATUS_DENIED => Trouble::Denied,
@@ -419,7 +419,7 @@ impl Session {
                 if self.buffer.len() >= length + 4 {
                     self.buffer.advance(4);
                     let packet: Bytes = self.buffer.split_to(length).freeze();
-                    return wire::answer(packet)
+                    return wire::answer(&packet)
                         .map(Some)
                         .ok_or_else(|| broken("an answer that does not hold together"));
                 }

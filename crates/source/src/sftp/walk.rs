@@ -90,7 +90,7 @@ fn list_once(link: &mut Link, folder: &[u8]) -> Result<Vec<Listed>, Slip> {
                 for id in asked {
                     link.forget(id);
                 }
-                return Err(super::link::slip(code, words));
+                return Err(super::link::slip(code, &words));
             }
             _ => return Err(Slip::Item(Trouble::Other("an answer of another kind".into()))),
         }

@@ -144,8 +144,8 @@ pub(super) const STATUS_MISSING: u32 = 2;
 pub(super) const STATUS_DENIED: u32 = 3;
 
 /// An answer and the request that it belongs to. `None` if it does not hold together.
-pub(super) fn answer(packet: bytes::Bytes) -> Option<(u32, Answer)> {
-    let mut from = Reader { packet: &packet, at: 0 };
+pub(super) fn answer(packet: &bytes::Bytes) -> Option<(u32, Answer)> {
+    let mut from = Reader { packet, at: 0 };
     let kind = from.byte()?;
     if kind == 2 {
         return Some((0, Answer::Hello(from.number()?)));
@@ -256,7 +256,7 @@ mod tests {
     fn broken_answers_are_refused_and_never_loop() {
         let mut good = vec![104, 0, 0, 0, 5, 0, 0, 0, 1, 0, 0, 0, 2, 0x8C, 0xFA, 0, 0, 0, 0, 0, 0, 0, 13];
         good.extend([0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0x81, 0xA4, 0, 0, 0, 1, 0, 0, 0, 2]);
-        let Some((5, Answer::Names(names))) = answer(good.clone().into()) else { panic!() };
+        let Some((5, Answer::Names(names))) = answer(&good.clone().into()) else { panic!() };
         assert_eq!(
             (names[0].name.as_slice(), names[0].look.size, names[0].look.written),
             (&[0x8C, 0xFA][..], 7, 2)
@@ -270,7 +270,7 @@ mod tests {
             random.fill(&mut byte);
             bad[at] = byte[0];
             bad.truncate(usize::try_from(random.below(bad.len() as u64 + 1)).unwrap());
-            let _ = answer(bad.into());
+            let _ = answer(&bad.into());
         }
     }
 }
