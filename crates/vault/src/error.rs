@@ -168,7 +168,9 @@ impl Fault for Error {
             | Self::Network(_)
             | Self::Vanished(_)
             | Self::Register(_) => Kind::Retry,
-            Self::Preflight(_) | Self::GateRefused { .. } | Self::Approval(_) | Self::Lock(_) => Kind::Refused,
+            Self::Preflight(_) | Self::GateRefused { .. } | Self::Approval(_) | Self::Lock(_) => {
+                Kind::Refused
+            }
             Self::Repository { source, .. } => source.kind(),
             Self::Inspection(_, source) => source.kind(),
             Self::Log(source) => source.kind(),
