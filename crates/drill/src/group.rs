@@ -1,13 +1,22 @@
 //! A control group that bounds a drill's memory and processes: version 2 as Debian 12 mounts it, or the two
 //! controllers of version 1. Where none can be made (no rights) the drill falls back to rlimits and says so.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
-use kuramori_model::units::Bytes;
+use kuramori_model::{
+    clock::{Clock, SystemClock},
+    units::Bytes,
+};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// Processes and threads.
 const PROCESSES: u32 = 2000;
+/// Tells the groups of one process apart.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 #[derive(Debug, Default)]
 pub(crate) struct Group {
@@ -19,8 +28,8 @@ pub(crate) struct Group {
 impl Group {
     /// Makes what can be made.
     pub(crate) fn make(memory: Bytes) -> Self {
-        let name = format!("kuramori-drill-{}-{:?}", std::process::id(), std::thread::current().id());
-        let name: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("kuramori-drill-{}-{number}", std::process::id());
         let mut group = Self::default();
         let root = Path::new(ROOT);
         if root.join("cgroup.controllers").exists() {
@@ -86,11 +95,11 @@ impl Drop for Group {
     fn drop(&mut self) {
         for folder in &self.folders {
             // Its processes are dead, but the kernel may still be counting them out.
-            for _ in 0..200 {
+            for _ in 0..250 {
                 if fs_err::remove_dir(folder).is_ok() || !folder.exists() {
                     break;
                 }
-                std::thread::yield_now();
+                SystemClock.sleep(Duration::from_millis(20));
             }
         }
     }
