@@ -10,7 +10,7 @@ use kuramori_model::gate::{Layer, LayerState};
 use crate::fault::ActuatorFault;
 
 /// The one flow that may pass, and for how long without a renewal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
     /// Who may begin the flow.
     pub source: Ipv4Addr,
@@ -54,6 +54,55 @@ pub trait Actuator: Send {
     fn renew(&mut self, lease: &Lease) -> Result<(), ActuatorFault>;
     /// Reads back.
     fn observe(&mut self) -> Reading;
+    /// Somebody tests whether the layer closes by itself: a read-back must know which flow it may find, and
+    /// that a lease which has ended is what is waited for.
+    fn expect(&mut self, _lease: &Lease) {}
     /// After how long the layer closes by itself when all of us is dead; none if it does not.
     fn deadman(&self) -> Option<Duration>;
+}
+
+/// A layer that is configured but cannot be used, for example because its secret cannot be read. It keeps
+/// the others from nothing, and never reads closed.
+#[derive(Debug)]
+pub struct Broken {
+    layer: Layer,
+    source: String,
+    why: String,
+}
+
+impl Broken {
+    /// A layer that says why.
+    pub fn new(layer: Layer, source: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { layer, source: source.into(), why: why.into() }
+    }
+}
+
+impl Actuator for Broken {
+    fn layer(&self) -> Layer {
+        self.layer
+    }
+
+    fn source(&self) -> String {
+        self.source.clone()
+    }
+
+    fn close(&mut self) -> Result<(), ActuatorFault> {
+        Err(ActuatorFault::Unusable(self.why.clone()))
+    }
+
+    fn open(&mut self, _lease: &Lease) -> Result<(), ActuatorFault> {
+        Err(ActuatorFault::Unusable(self.why.clone()))
+    }
+
+    fn renew(&mut self, _lease: &Lease) -> Result<(), ActuatorFault> {
+        Err(ActuatorFault::Unusable(self.why.clone()))
+    }
+
+    fn observe(&mut self) -> Reading {
+        Reading::unknown(self.why.clone())
+    }
+
+    fn deadman(&self) -> Option<Duration> {
+        None
+    }
 }

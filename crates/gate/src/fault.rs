@@ -142,6 +142,9 @@ pub enum ActuatorFault {
     /// It is not the device or port that we were told to control.
     #[error("this is not the port that was configured: {0}")]
     Identity(String),
+    /// It is configured and cannot be used at all.
+    #[error("the layer cannot be used: {0}")]
+    Unusable(String),
 }
 
 impl Fault for ActuatorFault {
@@ -152,6 +155,7 @@ impl Fault for ActuatorFault {
             Self::Program { .. } => "gate.program-failed",
             Self::Switch { .. } => "gate.switch",
             Self::Identity(_) => "gate.switch-identity",
+            Self::Unusable(_) => "gate.layer-unusable",
         }
     }
 

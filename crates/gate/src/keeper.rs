@@ -1,6 +1,9 @@
 //! Runs the pure machine against real layers: one thread decides, one thread per layer acts, one writes the
 //! log. Nothing that can hang (a tool, a switch, a disk) can keep the deciding thread from closing.
 //!
+//! The first thing that happens is the closing command to every layer; reading the log comes after that and
+//! cannot hold it up.
+//!
 //! Each layer has a mailbox in which a closing command removes every opening or renewing command that still
 //! waits, and an opening or renewing command that is done too late is not done at all.
 
@@ -22,6 +25,7 @@ use kuramori_model::{
 use crate::{
     actuator::Actuator,
     fault::Refusal,
+    latch,
     ledger::{Ledger, Line, Memory},
     machine::{Action, Command, Entry, Event, Gate, Kind, Policy, What, transition},
 };
@@ -38,9 +42,14 @@ pub enum Input {
     Event(What),
     /// Somebody asks; the answer goes to the channel.
     Ask(Request, Sender<Reply>),
+    /// What the log remembers, or why it could not be read.
+    Remembered(Box<Result<Memory, String>>),
     /// End: close, prove it, return.
     Stop,
 }
+
+/// A line for the log, and the window that waits for it.
+type Written = (Line, Option<WindowId>);
 
 /// The running gate.
 #[derive(Debug)]
@@ -51,7 +60,9 @@ pub struct Keeper {
     memory: Memory,
     started: u64,
     boxes: BTreeMap<Layer, Arc<Mailbox>>,
-    log: Sender<(Line, Option<WindowId>)>,
+    log: Sender<Written>,
+    /// The log's thread, before it is started.
+    lines: Option<(Receiver<Written>, Sender<Input>)>,
     input: Receiver<Input>,
 }
 
@@ -60,25 +71,45 @@ fn milliseconds(clock: &dyn Clock) -> u64 {
 }
 
 impl Keeper {
-    /// Starts the threads of layers and log. `input` is the other end of `sender`.
+    /// Starts the threads of the layers, each with a closing command. `input` is the other end of `sender`.
     pub fn new(
         policy: Policy,
         clock: Arc<dyn Clock>,
-        memory: Memory,
-        log_path: PathBuf,
         layers: Vec<Box<dyn Actuator>>,
         (sender, input): (Sender<Input>, Receiver<Input>),
     ) -> Self {
         let mut boxes = BTreeMap::new();
         for actuator in layers {
             let mailbox = Arc::new(Mailbox::default());
+            mailbox.push(Command::Close);
             boxes.insert(actuator.layer(), mailbox.clone());
             let (clock, sender) = (clock.clone(), sender.clone());
             std::thread::spawn(move || serve(actuator, &mailbox, &*clock, &sender));
         }
-        let (log, lines) = crossbeam_channel::bounded::<(Line, Option<WindowId>)>(1024);
+        let (log, lines) = crossbeam_channel::bounded::<Written>(1024);
+        let (gate, memory, started) = (Gate::default(), Memory::default(), milliseconds(&*clock));
+        Self { policy, clock, gate, memory, started, boxes, log, lines: Some((lines, sender)), input }
+    }
+
+    /// Further layers whose dead-man was shown by an acceptance test.
+    pub fn tested(&mut self, layers: Vec<Layer>) {
+        self.policy.dead_man_tested.extend(layers);
+        self.policy.dead_man_tested.sort_unstable();
+        self.policy.dead_man_tested.dedup();
+    }
+
+    /// Starts the log's thread: reads what it remembers, then writes. Without this the gate only closes.
+    pub fn remember(&mut self, path: PathBuf) {
+        let Some((lines, sender)) = self.lines.take() else { return };
         std::thread::spawn(move || {
-            let mut ledger = Ledger::new(log_path);
+            let memory = Memory::read(&path).map_err(|error| error.to_string());
+            if sender.send(Input::Remembered(Box::new(memory))).is_err() {
+                return;
+            }
+            if let Err(error) = latch::reserve(&latch::beside(&path)) {
+                tracing::error!(%error, "no room for the latch");
+            }
+            let mut ledger = Ledger::new(path);
             for (line, window) in lines {
                 let result = ledger.append(line).map_err(|error| error.to_string());
                 if let Err(error) = &result {
@@ -89,13 +120,10 @@ impl Keeper {
                 }
             }
         });
-        let started = milliseconds(&*clock);
-        Self { policy, clock, gate: Gate::default(), memory, started, boxes, log, input }
     }
 
     /// Seals, then serves until [`Input::Stop`]; then closes and returns whether closed is proven.
     pub fn run(mut self) -> bool {
-        self.step(self.memory.start());
         let mut next_tick = self.clock.boot() + TICK;
         let mut stopping: Option<Duration> = None;
         loop {
@@ -108,6 +136,7 @@ impl Keeper {
                     let answer = self.answer(request);
                     let _ = reply.send(answer);
                 }
+                Ok(Input::Remembered(memory)) => self.start(*memory),
                 Ok(Input::Stop) => {
                     self.step(What::Close(kuramori_model::gate::CloseReason::Stopped {}));
                     stopping = Some(self.clock.boot());
@@ -130,6 +159,21 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// A log that cannot be read keeps nothing from closing; but used windows are not known, so nothing opens.
+    fn start(&mut self, memory: Result<Memory, String>) {
+        match memory {
+            Ok(memory) => self.memory = memory,
+            Err(error) => {
+                tracing::error!(%error, "the gate's log cannot be read: sealing, and opening nothing");
+                self.policy.flows.clear();
+            }
+        }
+        if self.memory.unreadable > 0 {
+            tracing::error!(lines = self.memory.unreadable, "the gate's log has damaged lines");
+        }
+        self.step(self.memory.start());
     }
 
     fn end_log(&mut self) {
@@ -166,12 +210,12 @@ impl Keeper {
     }
 
     fn write(&mut self, event: &Event, entry: Entry, window: Option<WindowId>) {
-        match &entry {
-            Entry::Window { record } => self.memory.keep((**record).clone()),
-            Entry::Alarm { text } => tracing::warn!(alarm = text, "gate"),
-            _ => {}
+        if let Entry::Alarm { text } = &entry {
+            tracing::warn!(alarm = text, "gate");
         }
         let line = Line { at: event.wall, boot_ms: event.at, boot_id: self.policy.boot_id.clone(), entry };
+        // A restarted gate reads the same lines and remembers the same.
+        self.memory.take(&line);
         // A log that hangs must not hold us; an acceptance that is not written is not opened.
         if self.log.try_send((line, window)).is_err() {
             tracing::error!("the gate's log takes no more entries");
@@ -193,7 +237,6 @@ impl Keeper {
         }
         let wall = self.clock.now();
         let record = self.memory.crashed(&self.policy.boot_id, self.started, wall, proven);
-        self.memory.unfinished = None;
         if let Some(record) = record {
             let event = Event { at, wall, what: What::Tick };
             self.write(&event, Entry::Window { record: Box::new(record) }, None);
@@ -201,7 +244,7 @@ impl Keeper {
     }
 
     fn used_ms(&self) -> u64 {
-        self.memory.used_ms(&self.policy.boot_id, milliseconds(&*self.clock), self.clock.now())
+        self.memory.used_ms(&self.policy.boot_id, milliseconds(&*self.clock))
     }
 
     fn answer(&mut self, request: Request) -> Reply {
@@ -241,6 +284,17 @@ pub fn refused(refusal: &Refusal) -> Reply {
     Reply::Refused { code: refusal.code().to_owned(), message: chain(refusal), hint: refusal.hint() }
 }
 
+/// Puts a command behind those that a layer has not done yet.
+pub fn enqueue(waiting: &mut VecDeque<Command>, command: Command) {
+    match command {
+        // Nothing that was wanted before matters any more, and an earlier read-back would prove nothing.
+        Command::Close => waiting.clear(),
+        Command::Observe if waiting.back() == Some(&Command::Observe) => return,
+        _ => {}
+    }
+    waiting.push_back(command);
+}
+
 /// One layer's waiting commands.
 #[derive(Debug, Default)]
 struct Mailbox {
@@ -250,14 +304,7 @@ struct Mailbox {
 
 impl Mailbox {
     fn push(&self, command: Command) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        match command {
-            // Nothing that was wanted before matters any more, and an earlier read-back would prove nothing.
-            Command::Close => waiting.clear(),
-            Command::Observe if waiting.back() == Some(&Command::Observe) => return,
-            _ => {}
-        }
-        waiting.push_back(command);
+        enqueue(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner), command);
         self.filled.notify_one();
     }
 

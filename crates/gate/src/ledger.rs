@@ -2,11 +2,16 @@
 //! (highest epoch and window, latches, the day's open seconds) and where every transition can be read later.
 //!
 //! A torn last line (power cut, full disk) is ended and left as it is; an entry that a full disk refused is
-//! tried again before the next one. Format: `{"at","boot_ms","boot_id","entry",…}`, see [`Entry`].
+//! tried again before the next one, and a latch has a place of its own besides ([`latch`]). Any other line
+//! that cannot be read may have been a latch, so it counts as one until officers release it. Format:
+//! `{"at","boot_ms","boot_id","entry",…}`, see [`Entry`].
+//!
+//! The day's budget is counted in *uptime*: what a window used comes back after 24 hours in which the
+//! machine ran, because the wall clock can be set and no clock of ours runs while the machine is off.
 
 use std::{
     collections::VecDeque,
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
 };
 
@@ -18,9 +23,12 @@ use kuramori_model::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{Entry, Latch, What};
+use crate::{
+    latch::{self, Block},
+    machine::{Entry, Latch, What},
+};
 
-/// Windows that are kept in memory, for `history` and the budget.
+/// Windows that are kept in memory for `history`.
 const WINDOWS: usize = 500;
 /// Entries that wait for a disk that refuses them.
 const BACKLOG: usize = 1000;
@@ -41,6 +49,13 @@ pub struct Line {
     pub entry: Entry,
 }
 
+impl Line {
+    /// Whether this is the first line of a gate that has just started.
+    fn begins(&self) -> bool {
+        matches!(&self.entry, Entry::Transition { from, .. } if from == "boot")
+    }
+}
+
 /// What a log tells a gate that starts.
 #[derive(Debug, Clone, Default)]
 pub struct Memory {
@@ -56,40 +71,102 @@ pub struct Memory {
     pub windows: VecDeque<WindowRecord>,
     /// A window that was taken and has no record: the gate died.
     pub unfinished: Option<(Line, WindowToken)>,
-    /// Lines that could not be read.
+    /// Lines that could not be read, except those that a crash tore.
     pub unreadable: u64,
+    uptime: Uptime,
+    /// Uptime at which a path was opened, and for how many milliseconds; what is older than a day is dropped.
+    spent: VecDeque<(u64, u64)>,
+    /// Uptime at which the unfinished window was taken.
+    unfinished_at: u64,
+}
+
+/// The machine's uptime over all boots that the log knows, in milliseconds.
+#[derive(Debug, Clone, Default)]
+struct Uptime {
+    before: u64,
+    boot: Option<BootId>,
+    last: u64,
+}
+
+impl Uptime {
+    /// A line of `boot` was written at `at`.
+    fn pass(&mut self, boot: &BootId, at: u64) {
+        if self.boot.as_ref() != Some(boot) {
+            self.before += self.last;
+            (self.boot, self.last) = (Some(boot.clone()), 0);
+        }
+        self.last = self.last.max(at);
+    }
+
+    fn of(&self, boot: &BootId, at: u64) -> u64 {
+        if self.boot.as_ref() == Some(boot) { self.before + at } else { self.before + self.last + at }
+    }
+
+    const fn latest(&self) -> u64 {
+        self.before + self.last
+    }
 }
 
 impl Memory {
-    /// Reads the log; none is an empty one.
+    /// Reads the log and the latch beside it; none is an empty one.
     pub fn read(path: &Path) -> std::io::Result<Self> {
         let mut memory = Self::default();
-        if !path.exists() {
-            return Ok(memory);
-        }
-        // Bytes, not text: a torn line may end inside a character.
-        for line in fs_err::read(path)?.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-            match serde_json::from_slice::<Line>(line) {
-                Ok(line) => memory.take(&line),
-                Err(_) => memory.unreadable += 1,
+        if path.exists() {
+            let mut reader = BufReader::new(fs_err::File::open(path)?);
+            let (mut bytes, mut torn) = (Vec::new(), false);
+            // Bytes, not text: a torn line may end inside a character.
+            while reader.read_until(b'\n', &mut bytes)? > 0 {
+                if bytes != b"\n" {
+                    match serde_json::from_slice::<Line>(&bytes) {
+                        Ok(line) => {
+                            // Only a crash tears a line, and after a crash comes a start.
+                            if torn && !line.begins() {
+                                memory.damaged();
+                            }
+                            torn = false;
+                            memory.take(&line);
+                        }
+                        Err(_) if torn => memory.damaged(),
+                        Err(_) => torn = true,
+                    }
+                }
+                bytes.clear();
             }
+        }
+        match latch::read(&latch::beside(path)) {
+            Ok(Some(block)) if block.incident >= memory.incident => {
+                (memory.incident, memory.latch) = (block.incident, block.latch);
+            }
+            Ok(_) => {}
+            Err(_) => memory.damaged(),
         }
         Ok(memory)
     }
 
+    /// A line that nobody can read may have been a latch.
+    fn damaged(&mut self) {
+        self.unreadable += 1;
+        self.incident += 1;
+        let reason = "the gate's log is damaged: what it said may have been a lock".to_owned();
+        self.latch = Some(Latch { incident: self.incident, lockdown: false, reason });
+    }
+
     /// Takes one more line, in the order of the log.
     pub fn take(&mut self, line: &Line) {
+        self.uptime.pass(&line.boot_id, line.boot_ms);
         match &line.entry {
             Entry::Accepted { token, .. } => {
                 self.epoch = self.epoch.max(token.epoch);
                 self.last_window = self.last_window.max(token.window.0);
                 self.unfinished = Some((line.clone(), (**token).clone()));
+                self.unfinished_at = self.uptime.latest();
             }
             Entry::Latched(latch) => {
                 self.incident = self.incident.max(latch.incident);
                 self.latch = Some(latch.clone());
             }
             Entry::Released { incident, .. } => {
+                self.incident = self.incident.max(*incident);
                 if self.latch.as_ref().is_some_and(|latch| latch.incident <= *incident) {
                     self.latch = None;
                 }
@@ -101,8 +178,21 @@ impl Memory {
 
     /// Adds a finished window.
     pub fn keep(&mut self, record: WindowRecord) {
-        if self.unfinished.as_ref().is_some_and(|(_, token)| token.window == record.window) {
+        let mine = self.unfinished.as_ref().is_some_and(|(_, token)| token.window == record.window);
+        if mine {
             self.unfinished = None;
+        }
+        let opened =
+            if mine { self.unfinished_at } else { self.uptime.of(&record.boot_id, record.opened_boot_ms) };
+        let seconds = record.exposure.commanded_s.max(record.exposure.actuator_s).clamp(0.0, 1e9);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped above")]
+        let open = (seconds * 1000.0) as u64;
+        if open > 0 {
+            self.spent.push_back((opened, open));
+        }
+        let day_ago = self.uptime.latest().saturating_sub(DAY_MS);
+        while self.spent.front().is_some_and(|(opened, _)| *opened < day_ago) {
+            self.spent.pop_front();
         }
         if self.windows.len() == WINDOWS {
             self.windows.pop_front();
@@ -120,23 +210,14 @@ impl Memory {
         }
     }
 
-    /// Milliseconds of open path within the last 24 hours. This boot is judged by boot time; other boots by
-    /// the wall clock, where a window "in the future" counts too.
-    pub fn used_ms(&self, boot_id: &BootId, at: u64, wall: Timestamp) -> u64 {
-        let recent = |record: &&WindowRecord| {
-            if record.boot_id == *boot_id {
-                at.saturating_sub(record.opened_boot_ms) < DAY_MS
-            } else {
-                wall.as_millisecond() - record.opened.as_millisecond() < DAY_MS.cast_signed()
-            }
-        };
-        let open = |record: &WindowRecord| {
-            let seconds = record.exposure.commanded_s.max(record.exposure.actuator_s).clamp(0.0, 1e9);
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped above")]
-            let milliseconds = (seconds * 1000.0) as u64;
-            milliseconds
-        };
-        self.windows.iter().filter(recent).map(open).sum()
+    /// Milliseconds of open path within the last 24 hours of uptime; `at` is the boot time of `boot_id`.
+    pub fn used_ms(&self, boot_id: &BootId, at: u64) -> u64 {
+        let now = self.uptime.of(boot_id, at);
+        self.spent
+            .iter()
+            .filter(|(opened, _)| now.saturating_sub(*opened) < DAY_MS)
+            .map(|(_, open)| open)
+            .sum()
     }
 
     /// The record of the unfinished window, at most as long as the kernel allowed it to be.
@@ -189,6 +270,16 @@ impl Ledger {
     /// Writes what waits, then this line, and syncs. On an error the line waits for the next call, unless it
     /// is an acceptance: what could not be logged was not opened.
     pub fn append(&mut self, line: Line) -> std::io::Result<()> {
+        let block = match &line.entry {
+            Entry::Latched(latch) => Some(Block { incident: latch.incident, latch: Some(latch.clone()) }),
+            Entry::Released { incident, .. } => Some(Block { incident: *incident, latch: None }),
+            _ => None,
+        };
+        if let Some(block) = block
+            && let Err(error) = latch::write(&latch::beside(&self.path), &block)
+        {
+            tracing::error!(%error, "the latch cannot be written");
+        }
         self.backlog.push_back(line);
         let result = self.flush();
         if result.is_err() {
@@ -275,14 +366,67 @@ mod tests {
         // A window of a gate that died counts with all that it can have been open.
         memory.keep(record);
         assert!(memory.unfinished.is_none());
-        assert_eq!(memory.used_ms(&BootId::new("b").unwrap(), 10_000, Timestamp::UNIX_EPOCH), 8999);
-        assert_eq!(memory.used_ms(&BootId::new("b").unwrap(), DAY_MS + 10_000, Timestamp::UNIX_EPOCH), 0);
-        let past: Timestamp = "1960-01-01T00:00:00Z".parse().unwrap();
-        assert_eq!(
-            memory.used_ms(&BootId::new("c").unwrap(), 5, past),
-            8999,
-            "a window in the future counts"
-        );
+        let boot = |name: &str| BootId::new(name).unwrap();
+        assert_eq!(memory.used_ms(&boot("b"), 10_000), 8999);
+        assert_eq!(memory.used_ms(&boot("b"), DAY_MS + 10_000), 0);
+        assert_eq!(memory.used_ms(&boot("c"), 5), 8999, "no clock that somebody sets gives the day back");
+        assert_eq!(memory.used_ms(&boot("c"), DAY_MS), 0, "a day of uptime does");
+    }
+
+    #[test]
+    fn many_short_windows_and_many_boots_use_up_the_day_all_the_same() {
+        let mut memory = Memory::default();
+        let window = |number: u64, boot: &str, at: u64| {
+            let mut line = alarm("");
+            (line.boot_id, line.boot_ms) = (BootId::new(boot).unwrap(), at);
+            let record = serde_json::json!({
+                "window": number, "epoch": 1, "purpose": "pull", "source": "10.0.0.1", "peer": "10.0.0.2:8443",
+                "token_hash": "", "opened": line.at, "closed": line.at, "opened_boot_ms": at, "boot_id": boot,
+                "commanded_s": 2.0, "actuator_s": 2.0, "probe_s": null, "bytes_in": 0, "bytes_out": 0,
+                "renewals": 0, "close_reason": {"because": "deadline"}, "closed_verified": true,
+                "verified_after_s": null, "observations": []
+            });
+            line.entry = Entry::Window { record: Box::new(serde_json::from_value(record).unwrap()) };
+            line
+        };
+        for number in 0..1500 {
+            memory.take(&window(number, "b", number * 10_000));
+        }
+        assert_eq!(memory.windows.len(), WINDOWS);
+        assert_eq!(memory.used_ms(&BootId::new("b").unwrap(), 15_000_000), 3_000_000, "2 s each, 1500 times");
+        // A machine that restarts each hour counts its hours, not its boots.
+        for number in 0..30 {
+            memory.take(&window(2000 + number, &format!("c{number}"), 3_600_000));
+        }
+        let used = memory.used_ms(&BootId::new("c29").unwrap(), 3_600_000);
+        assert_eq!(used, 24 * 2000, "the windows of the last 24 hours of uptime");
+    }
+
+    #[test]
+    fn a_latch_outlives_a_full_disk_and_damage_counts_as_a_latch() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gate.jsonl");
+        latch::reserve(&latch::beside(&path)).unwrap();
+        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+        let locked = Latch { incident: 1, lockdown: true, reason: "drill".into() };
+        let mut line = alarm("");
+        line.entry = Entry::Latched(locked.clone());
+        assert!(Ledger::new(path.clone()).append(line.clone()).is_err(), "the disk is full");
+        fs_err::remove_file(&path).unwrap();
+        assert_eq!(Memory::read(&path).unwrap().latch, Some(locked), "and yet it is locked after a restart");
+        line.entry = Entry::Released { incident: 1, reason: "r".into(), officers: Vec::new() };
+        Ledger::new(path.clone()).append(line).unwrap();
+        assert_eq!(Memory::read(&path).unwrap().latch, None);
+
+        // A line in the middle that nobody can read: it may have been a lock that came after the release.
+        let mut ledger = Ledger::new(path.clone());
+        ledger.append(alarm("one")).unwrap();
+        ledger.append(alarm("two")).unwrap();
+        let text = fs_err::read_to_string(&path).unwrap();
+        fs_err::write(&path, text.replacen("alarm", "al\u{0}rm", 1)).unwrap();
+        let memory = Memory::read(&path).unwrap();
+        let latch = memory.latch.unwrap();
+        assert!(memory.unreadable == 1 && latch.incident == 2 && !latch.lockdown, "{latch:?}");
     }
 
     #[test]
@@ -298,7 +442,18 @@ mod tests {
         line.entry = Entry::Latched(latch.clone());
         Ledger::new(path.clone()).append(line).unwrap();
         let memory = Memory::read(&path).unwrap();
-        assert_eq!((memory.unreadable, memory.latch, memory.incident), (1, Some(latch), 3));
+        assert_eq!(
+            (memory.unreadable, memory.latch, memory.incident),
+            (1, Some(latch), 3),
+            "no start follows"
+        );
+        let text = fs_err::read_to_string(&path).unwrap();
+        let start = r#"{"at":"1970-01-01T00:00:00Z","boot_ms":1,"boot_id":"b","entry":"transition","from":"boot","to":{"state":"boot"}}"#;
+        let (torn, _) = text.split_once('\n').unwrap();
+        fs_err::write(&path, format!("{torn}\n{start}\n")).unwrap();
+        fs_err::remove_file(latch::beside(&path)).unwrap();
+        let memory = Memory::read(&path).unwrap();
+        assert_eq!((memory.unreadable, memory.latch), (0, None), "torn by a crash, followed by a start");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! **In:** a signed window token from the vault; the observer's word every half second; read-backs of the
 //! layers. **Out:** commands to the layers (A: the kernel's packet filter with a lease of 3 s; C: the
-//! switch port), one log entry for each transition, one record for each window.
+//! switch port; D: the power outlet), one log entry for each transition, one record for each window.
 //!
 //! **Story of a window.** Closed is proven, a token comes. Its entry is on the disk before anything else
 //! happens (*arming*). The layers open from the outside in, each read back before the next (*opening*).
@@ -18,15 +18,18 @@
 //! **Invariant:** never reads backup data, never approves anything; no layer opens before its entry is
 //! logged; the reply to a command is never evidence.
 //!
-//! [`machine`] is the pure state machine; [`keeper`] runs it against real layers ([`nft`], [`switch`]).
+//! [`machine`] is the pure state machine; [`keeper`] runs it against real layers ([`nft`], [`switch`], [`power`]).
 
 pub mod actuator;
 pub mod fault;
 pub mod keeper;
+pub mod latch;
 pub mod ledger;
 pub mod machine;
 pub mod nft;
+pub mod power;
 pub mod program;
+mod snmp;
 pub mod switch;
 
 pub use actuator::{Actuator, Lease, Reading};

@@ -1,18 +1,21 @@
 //! Runs a small program with text on its standard input, and never waits for it without end: a layer whose
-//! tool hangs must not keep the gate from closing by its other layers.
+//! tool hangs, or closes its output and stays, must not keep the gate from trying again.
 
 use std::{
     io::{Read, Write},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
 };
+
+use kuramori_model::clock::{Clock, SystemClock};
 
 use crate::fault::ActuatorFault;
 
 /// Runs `program` and gives back its standard output; `limit` after which it is ended.
 pub fn run(program: &str, arguments: &[&str], input: &str, limit: Duration) -> Result<String, ActuatorFault> {
     let failed = |source| ActuatorFault::Run { program: program.to_owned(), source };
+    let end = SystemClock.boot() + limit;
     let mut child = Command::new(program)
         .args(arguments)
         .env("LC_ALL", "C")
@@ -43,24 +46,35 @@ pub fn run(program: &str, arguments: &[&str], input: &str, limit: Duration) -> R
     });
     let (mut out, mut complaint) = (String::new(), String::new());
     for _ in 0..2 {
-        match receiver.recv_timeout(limit) {
+        match receiver.recv_timeout(end.saturating_sub(SystemClock.boot())) {
             Ok((true, text, _)) => complaint = text,
             Ok((false, text, true)) => out = text,
             Ok((false, _, false)) => complaint.push_str("its output is not text"),
-            Err(_) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(ActuatorFault::Timeout { program: program.to_owned(), seconds: limit.as_secs() });
-            }
+            Err(_) => return Err(abandon(child, program, limit)),
         }
     }
-    let status = child.wait().map_err(failed)?;
+    // A program may close its output and stay.
+    let status = loop {
+        match child.try_wait().map_err(failed)? {
+            Some(status) => break status,
+            None if SystemClock.boot() >= end => return Err(abandon(child, program, limit)),
+            None => SystemClock.sleep(Duration::from_millis(1)),
+        }
+    };
     if status.success() {
         Ok(out)
     } else {
         let stderr = complaint.split_whitespace().collect::<Vec<_>>().join(" ");
         Err(ActuatorFault::Program { program: program.to_owned(), stderr })
     }
+}
+
+/// Ends it. Collecting what is left of it is another thread's work: a program that hangs inside the kernel
+/// does not end at once.
+fn abandon(mut child: Child, program: &str, limit: Duration) -> ActuatorFault {
+    let _ = child.kill();
+    std::thread::spawn(move || child.wait());
+    ActuatorFault::Timeout { program: program.to_owned(), seconds: limit.as_secs() }
 }
 
 #[cfg(test)]
@@ -74,9 +88,11 @@ mod tests {
         assert!(matches!(run("sh", &["-c", "echo no >&2; exit 3"], "", second),
             Err(ActuatorFault::Program { stderr, .. }) if stderr == "no"));
         assert!(matches!(run("/no/such/program", &[], "", second), Err(ActuatorFault::Run { .. })));
-        assert!(matches!(
-            run("sleep", &["60"], "", Duration::from_millis(50)),
-            Err(ActuatorFault::Timeout { .. })
-        ));
+        for hangs in ["exec sleep 60", "exec >&- 2>&-; exec sleep 60", "sleep 60 & exec sleep 60"] {
+            let start = SystemClock.boot();
+            let answer = run("sh", &["-c", hangs], "", Duration::from_millis(50));
+            assert!(matches!(answer, Err(ActuatorFault::Timeout { .. })), "{hangs}: {answer:?}");
+            assert!(SystemClock.boot().saturating_sub(start) < Duration::from_secs(10), "{hangs}");
+        }
     }
 }

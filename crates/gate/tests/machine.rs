@@ -327,3 +327,67 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn before_its_log_is_read_it_closes_and_opens_nothing() {
+    let mut story = Story { policy: policy(), gate: Gate::default(), now: 1000 };
+    assert_eq!(commands(&story.give(What::Tick)), ["close A", "close C"]);
+    story.read(Layer::A, LayerState::Closed);
+    story.read(Layer::C, LayerState::Open);
+    story.pass(1000);
+    assert_eq!(commands(&story.give(What::Tick)), ["close C"], "until it reads closed");
+    story.prove(0);
+    let what = story.token(8, 3);
+    let actions = story.give(what);
+    assert!(actions.iter().any(|action| matches!(action, Action::Refuse(_))), "{actions:?}");
+    // Locked meanwhile: the log does not unlock it.
+    story.give(What::Lockdown("now".into()));
+    story.give(What::Start { epoch: 3, last_window: WindowId(7), incident: 4, latch: None });
+    assert!(matches!(story.gate.phase, GateState::Lockdown { incident: 5, .. }), "{:?}", story.gate.phase);
+}
+
+#[test]
+fn two_observers_or_counters_that_fall_close_an_open_window() {
+    let mut story = Story::new();
+    story.open();
+    story.seen(true, 1000);
+    story.pass(500);
+    let mut seen = story.gate.seen.clone().unwrap();
+    (seen.boot_ms, seen.run) = (story.now, 2);
+    story.give(What::Seen(seen));
+    assert_eq!(story.gate.phase.name(), "open", "a new one after one that may have ended");
+    story.pass(500);
+    story.seen(true, 1000);
+    assert!(
+        matches!(&story.gate.phase, GateState::Closing { reason: CloseReason::ObserverAlarm { what }, .. } if what.contains("two observers")),
+        "{:?}",
+        story.gate.phase
+    );
+
+    let mut story = Story::new();
+    story.open();
+    story.pass(500);
+    story.seen(true, 1000);
+    story.pass(500);
+    story.seen(true, 10);
+    assert!(
+        matches!(&story.gate.phase, GateState::Closing { reason: CloseReason::ObserverAlarm { what }, .. } if what.contains("backward")),
+        "{:?}",
+        story.gate.phase
+    );
+}
+
+#[test]
+fn an_ok_beside_something_unapproved_is_none() {
+    let mut story = Story::new();
+    story.open();
+    story.seen(true, 0);
+    story.pass(500);
+    let mut seen = story.gate.seen.clone().unwrap();
+    (seen.boot_ms, seen.unapproved) = (story.now, vec!["10.0.1.2:22".to_owned()]);
+    story.give(What::Seen(seen));
+    assert!(matches!(
+        &story.gate.phase,
+        GateState::Closing { reason: CloseReason::ObserverAlarm { .. }, .. }
+    ));
+}

@@ -2,10 +2,10 @@
 
 use std::process::ExitCode;
 
-use kuramori_gate::{Actuator, nft, switch::Switch};
-use kuramori_model::fault::chain;
+use kuramori_gate::nft;
+use kuramori_model::{fault::chain, gate::LayerState};
 
-use crate::config::Config;
+use crate::{acceptance, config::Config};
 
 /// Prints one line per point and a verdict.
 #[expect(clippy::print_stdout, reason = "the answer to a command")]
@@ -29,25 +29,22 @@ pub(crate) fn check(config: &Config) -> ExitCode {
             missing.push("an interface of the guarded path does not exist");
         }
     }
-    match config.switch.clone().map(Switch::new) {
-        None => {
-            println!("NO  no switch port, power outlet or carried medium is configured");
-            missing.push("only logical layers: nothing outside of this host cuts the path");
-        }
-        Some(Err(error)) => {
-            println!("NO  switch: {}", chain(&error));
-            missing.push("the switch cannot be used");
-        }
-        Some(Ok(mut switch)) => {
-            let reading = switch.observe();
-            println!("..  switch {}: {:?}, {}", switch.source(), reading.state, reading.detail);
-            if reading.state == kuramori_model::gate::LayerState::Unknown {
-                missing.push("the switch port cannot be read back");
-            }
+    let mut outer = false;
+    for mut layer in config.layers().into_iter().filter(|layer| layer.layer().is_outer()) {
+        outer = true;
+        let reading = layer.observe();
+        println!("..  layer {} {}: {:?}, {}", layer.layer(), layer.source(), reading.state, reading.detail);
+        if reading.state == LayerState::Unknown {
+            missing.push("an outer layer cannot be read back");
         }
     }
-    if config.dead_man_tested.is_empty() {
-        println!("NO  no layer's dead-man is declared as tested");
+    if !outer {
+        println!("NO  no switch port, power outlet or carried medium is configured");
+        missing.push("only logical layers: nothing outside of this host cuts the path");
+    }
+    if config.dead_man_tested.is_empty() && acceptance::shown(config).is_empty() {
+        println!("NO  no layer's dead-man has been tested");
+        println!("    hint: `kuramori gate test --layer A` on this host");
         missing.push("no dead-man was tested on this device");
     }
     if missing.is_empty() {

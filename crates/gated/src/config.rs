@@ -4,11 +4,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use kuramori_gate::{
+    Actuator,
+    actuator::Broken,
     machine::{Flow, Policy},
-    nft::NftConfig,
-    switch::SwitchConfig,
+    nft::{Nft, NftConfig},
+    power::{Power, PowerConfig},
+    switch::{Switch, SwitchConfig},
 };
-use kuramori_model::gate::{BootId, Layer, VerifyingKey};
+use kuramori_model::{
+    fault::chain,
+    gate::{BootId, Layer, VerifyingKey},
+};
 use serde::Deserialize;
 
 /// All of `gated.toml`.
@@ -49,6 +55,8 @@ pub(crate) struct Config {
     pub(crate) packet_filter: NftConfig,
     /// Layer C.
     pub(crate) switch: Option<SwitchConfig>,
+    /// Layer D.
+    pub(crate) power: Option<PowerConfig>,
 }
 
 const fn two() -> usize {
@@ -89,6 +97,41 @@ impl Config {
         Ok(())
     }
 
+    /// The configured layers, from the inside out. One that cannot be used keeps the others from nothing.
+    pub(crate) fn layers(&self) -> Vec<Box<dyn Actuator>> {
+        let mut layers: Vec<Box<dyn Actuator>> =
+            vec![Box::new(Nft::new(self.packet_filter.clone(), self.ttl_seconds))];
+        if let Some(switch) = &self.switch {
+            layers.push(match Switch::new(switch.clone()) {
+                Ok(switch) => Box::new(switch),
+                Err(error) => Box::new(Broken::new(Layer::C, switch.if_name.clone(), chain(&error))),
+            });
+        }
+        if let Some(power) = &self.power {
+            layers.push(match Power::new(power.clone()) {
+                Ok(power) => Box::new(power),
+                Err(error) => Box::new(Broken::new(Layer::D, power.sys_name.clone(), chain(&error))),
+            });
+        }
+        layers
+    }
+
+    /// A layer's configuration in words: what an acceptance test is bound to.
+    pub(crate) fn bound_to(&self, layer: Layer) -> String {
+        match layer {
+            Layer::A => format!("{:?}, lease {} s", self.packet_filter, self.ttl_seconds),
+            Layer::C => format!("{:?}", self.switch),
+            Layer::D => format!("{:?}", self.power),
+            _ => String::new(),
+        }
+    }
+
+    /// Milliseconds between two renewals: a lease of 1 s is renewed three times within its life, a longer
+    /// one each second.
+    pub(crate) const fn renew_ms(&self) -> u64 {
+        if self.ttl_seconds == 1 { 300 } else { 1000 }
+    }
+
     pub(crate) fn policy(&self, mut layers: Vec<Layer>) -> anyhow::Result<Policy> {
         let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?;
         layers.sort_unstable();
@@ -100,8 +143,7 @@ impl Config {
             quorum: self.release_quorum,
             flows: self.flow.clone(),
             ttl_s: self.ttl_seconds,
-            // A lease of 1 s is renewed three times within its life, a longer one each second.
-            renew_ms: if self.ttl_seconds == 1 { 300 } else { 1000 },
+            renew_ms: self.renew_ms(),
             daily_budget_s: self.daily_budget_seconds,
             ..Policy::new(BootId::new(&boot)?)
         })

@@ -27,6 +27,8 @@ use kuramori_model::gate::{LINE_LIMIT, Reply, Request, Seen};
 const CONNECTIONS: usize = 16;
 /// A caller that does not read its answer is let go after this.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// A caller that asks nothing is let go after this: idle ones must not keep `close` from getting in.
+const IDLE: Duration = Duration::from_secs(15);
 
 /// Serves the verbs.
 pub(crate) fn control(path: &Path, uids: &[u32], input: Sender<Input>) -> anyhow::Result<()> {
@@ -60,6 +62,10 @@ fn serve(
                 Err(_) => continue,
             }
             if count.fetch_add(1, Ordering::SeqCst) >= CONNECTIONS {
+                count.fetch_sub(1, Ordering::SeqCst);
+                continue;
+            }
+            if stream.set_read_timeout(Some(IDLE)).is_err() {
                 count.fetch_sub(1, Ordering::SeqCst);
                 continue;
             }

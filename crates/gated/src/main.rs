@@ -7,22 +7,25 @@
 //!
 //! **Invariant:** listens on unix sockets only; opens nothing without a signed token.
 
+mod acceptance;
 mod check;
 mod config;
 mod listen;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
 use kuramori_gate::{
     Actuator,
     keeper::{Input, Keeper},
-    ledger::Memory,
     nft::Nft,
-    switch::Switch,
 };
-use kuramori_model::clock::SystemClock;
+use kuramori_model::{
+    clock::SystemClock,
+    fault::chain,
+    gate::{Layer, LayerState},
+};
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     iterator::Signals,
@@ -40,6 +43,31 @@ struct Arguments {
     /// Say whether this host can hold the gate closed, and end; changes nothing.
     #[arg(long)]
     check: bool,
+    /// Load the closed packet filter, read it back and end: for the boot, before any interface comes up.
+    #[arg(long)]
+    seal: bool,
+    /// Try one layer on its device, killed, frozen, restarted, and keep the record; no gate may run meanwhile.
+    #[arg(long, value_name = "LAYER", value_parser = layer)]
+    acceptance: Option<Layer>,
+    /// With `--acceptance`: restarts the device (run by `sh -c`).
+    #[arg(long, value_name = "COMMAND", requires = "acceptance")]
+    reboot_command: Option<String>,
+    /// With `--acceptance`: how many seconds a dead-man may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(4..=900))]
+    dead_man_within: u64,
+    /// Used by `--acceptance`: open one layer and renew it until killed.
+    #[arg(long, hide = true, value_name = "LAYER", value_parser = layer)]
+    hold: Option<Layer>,
+}
+
+fn layer(text: &str) -> Result<Layer, String> {
+    match text {
+        "A" => Ok(Layer::A),
+        "B" => Ok(Layer::B),
+        "C" => Ok(Layer::C),
+        "D" => Ok(Layer::D),
+        other => Err(format!("`{other}` is not a layer: A, B, C or D")),
+    }
 }
 
 fn main() -> ExitCode {
@@ -62,6 +90,24 @@ fn main() -> ExitCode {
     if arguments.check {
         return check::check(&config);
     }
+    if arguments.seal {
+        return seal(&config);
+    }
+    let tried = match (arguments.acceptance, arguments.hold) {
+        (Some(layer), _) => {
+            let patience = Duration::from_secs(arguments.dead_man_within);
+            let wanted = acceptance::Wanted { layer, reboot: arguments.reboot_command, patience };
+            Some(acceptance::accept(&config, &arguments.config, &wanted))
+        }
+        (None, Some(layer)) => Some(acceptance::hold(&config, layer)),
+        (None, None) => None,
+    };
+    if let Some(tried) = tried {
+        return tried.unwrap_or_else(|error| {
+            tracing::error!("{error:#}");
+            ExitCode::from(1)
+        });
+    }
     match run(&config) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {
@@ -77,26 +123,8 @@ fn main() -> ExitCode {
 
 /// Serves until a signal; true if closed was proven at the end.
 fn run(config: &Config) -> anyhow::Result<bool> {
-    let mut layers: Vec<Box<dyn Actuator>> =
-        vec![Box::new(Nft::new(config.packet_filter.clone(), config.ttl_seconds))];
-    if let Some(switch) = &config.switch {
-        layers.push(Box::new(Switch::new(switch.clone()).context("layer C")?));
-    }
+    let layers = config.layers();
     let policy = config.policy(layers.iter().map(|layer| layer.layer()).collect())?;
-    fs_err::create_dir_all(&config.state_dir)?;
-    let log = config.state_dir.join("gate.jsonl");
-    // A log that cannot be read must not keep the gate from sealing; but then nothing may be opened, because
-    // used windows are not known.
-    let (memory, readable) = match Memory::read(&log) {
-        Ok(memory) => (memory, true),
-        Err(error) => {
-            tracing::error!(%error, "the gate's log cannot be read: sealing, and opening nothing");
-            (Memory::default(), false)
-        }
-    };
-    if memory.unreadable > 0 {
-        tracing::warn!(lines = memory.unreadable, "the gate's log has lines that cannot be read");
-    }
     let (sender, input) = crossbeam_channel::bounded(256);
     let stop = sender.clone();
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
@@ -105,15 +133,50 @@ fn run(config: &Config) -> anyhow::Result<bool> {
             let _ = stop.send(Input::Stop);
         }
     });
-    let mut policy = policy;
-    if !readable {
-        policy.flows.clear();
-    }
+    // From here on every layer is being closed, whatever the disk does.
+    let mut keeper = Keeper::new(policy, Arc::new(SystemClock), layers, (sender.clone(), input));
+    let _alone = match alone(&config.state_dir) {
+        Ok(lock) => lock,
+        Err(error) => {
+            let _ = sender.send(Input::Stop);
+            keeper.run();
+            return Err(error);
+        }
+    };
+    keeper.tested(acceptance::shown(config));
+    keeper.remember(config.state_dir.join("gate.jsonl"));
     listen::control(&config.socket, &config.allowed_uids, sender.clone())?;
-    listen::observer(&config.observer_socket, &config.observer_uids, sender.clone())?;
-    let keeper = Keeper::new(policy, Arc::new(SystemClock), memory, log, layers, (sender, input));
+    listen::observer(&config.observer_socket, &config.observer_uids, sender)?;
     let proven = keeper.run();
     let _ = fs_err::remove_file(&config.socket);
     let _ = fs_err::remove_file(&config.observer_socket);
     Ok(proven)
+}
+
+/// Closes layer A alone: at boot there is no network yet by which another layer could be reached.
+fn seal(config: &Config) -> ExitCode {
+    let mut filter = Nft::new(config.packet_filter.clone(), config.ttl_seconds);
+    if let Err(error) = filter.close() {
+        tracing::error!(error = chain(&error), "sealing");
+    }
+    let reading = filter.observe();
+    if reading.state == LayerState::Closed {
+        tracing::info!(detail = reading.detail, "sealed");
+        ExitCode::SUCCESS
+    } else {
+        tracing::error!(detail = reading.detail, "NOT sealed");
+        ExitCode::from(4)
+    }
+}
+
+/// Holds the folder for this process: two gates with one log would each forget what the other took.
+fn alone(folder: &std::path::Path) -> anyhow::Result<std::fs::File> {
+    fs_err::create_dir_all(folder)?;
+    let path = folder.join("gate.lock");
+    let file =
+        fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?.into_parts().0;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(|| {
+        format!("another kuramori-gated holds `{}`; every layer was closed", path.display())
+    })?;
+    Ok(file)
 }

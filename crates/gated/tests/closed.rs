@@ -126,33 +126,136 @@ fn an_open_window_ends_by_order_within_moments_and_its_figures_agree() {
     let _gated = rig.gated(&Setup::default());
     let _observed = rig.observed(&[]);
     rig.wait_state("closed_verified", 15);
-    let (mut stops, mut proofs, mut exposures) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..if long() { 30 } else { 3 } {
+    let cycles = if long() { 1000 } else { 20 };
+    let (mut stops, mut proofs, mut above, mut spread) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut disturbed = 0;
+    while stops.len() < cycles {
+        assert!(disturbed <= 2 * cycles + 40, "the machine is too busy to measure: {} cycles", stops.len());
+        rig.calm();
         let window = rig.open(60);
         let stream = rig.pull();
         wait("bytes", Duration::from_secs(10), || stream.bytes() > 100_000);
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(150));
+        let before = rig.call_ms();
         let start = rig::now_ms();
         rig.close();
+        let after = rig.call_ms();
         let proof = rig.wait_state("closed_verified", 10);
+        let record = rig.record(window);
+        assert!(record.bytes_in > 100_000 && record.closed_verified, "{record:#?}");
+        let exposure = record.exposure;
+        let probe = exposure.probe_s.unwrap();
+        let figures = [exposure.commanded_s, exposure.actuator_s, probe];
+        let differ =
+            figures.iter().copied().fold(0.0, f64::max) - figures.iter().copied().fold(1e9, f64::min);
+        // Whatever the machine does: the probes' span is never shorter than the truth, and figures that
+        // differ are said to differ.
+        assert!(probe >= exposure.actuator_s - 0.1, "{exposure:?}");
+        assert!(record.disagreement || differ <= 1.0, "{exposure:?}");
+        if before.max(after) > 20 {
+            disturbed += 1;
+            continue;
+        }
         stops.push(stream.last().saturating_sub(start) as f64 / 1000.0);
         proofs.push(proof.as_secs_f64());
-        let record = rig.record(window);
-        assert!(record.bytes_in > 100_000 && record.closed_verified && !record.disagreement, "{record:#?}");
-        let exposure = record.exposure;
-        exposures.push(exposure.probe_s.unwrap() - exposure.commanded_s);
-        // The probes' span is never shorter than the truth.
-        assert!(exposure.probe_s.unwrap() >= exposure.actuator_s - 0.1, "{exposure:?}");
+        above.push(probe - exposure.commanded_s);
+        spread.push(differ);
     }
-    let late = stops.iter().fold(0.0f64, |most, one| most.max(*one));
+    let most = |values: &[f64]| values.iter().fold(0.0f64, |most, one| most.max(*one));
+    let (late, apart) = (most(&stops), most(&spread));
+    println!("{disturbed} cycles were disturbed and done again");
     Rig::evidence(
         "gate-ordered-close-last-byte",
         &rig::figures("last byte after the order to close", 0, stops),
     );
     Rig::evidence("gate-ordered-close-proof", &rig::figures("closed proven after the order", 0, proofs));
-    Rig::evidence("gate-exposure-difference", &rig::figures("probe-observed minus commanded", 0, exposures));
-    // 50 ms on an idle machine; a shared one is given more.
-    assert!(late <= 0.5, "last byte {late} s after the order");
+    Rig::evidence("gate-exposure-difference", &rig::figures("probe-observed minus commanded", 0, above));
+    Rig::evidence(
+        "gate-exposure-spread",
+        &rig::figures("largest difference of a window's three exposures", 0, spread),
+    );
+    assert!(late <= 0.05, "last byte {late} s after the order");
+    assert!(apart <= 0.5, "the three exposures of a window differ by {apart} s");
+}
+
+#[test]
+fn a_path_that_somebody_makes_by_hand_is_found_and_closed() {
+    let rig = Rig::new();
+    rig.serve_primary();
+    let _gated = rig.gated(&Setup::default());
+    let _observed = rig.observed(&["10.77.1.2:22"]);
+    let (mut found, mut closed) = (Vec::new(), Vec::new());
+    for rules in [
+        // Straight through, and through the interface's own table.
+        "insert rule inet gate gatefwd ip saddr 10.77.10.2 accept
+\
+         insert rule inet gate gatefwd ip daddr 10.77.10.2 accept
+delete table netdev vaultgate
+",
+        // The approved flow's elements, for an hour.
+        "add element inet gate lease { 10.77.10.2 . 10.77.1.2 . 8443 timeout 1h }
+\
+         add element inet gate window { 10.77.10.2 . 10.77.1.2 . 8443 timeout 1h }
+\
+         add element netdev vaultgate lease { 10.77.1.2 . 8443 timeout 1h }
+\
+         add element netdev vaultgate window { 10.77.1.2 . 8443 timeout 1h }
+",
+    ] {
+        rig.wait_state("closed_verified", 20);
+        let begun = rig::now_ms();
+        rig.nft("vlt", rules);
+        let stream = rig.pull();
+        wait("bytes pass without any token", Duration::from_secs(4), || stream.bytes() > 0);
+        wait("found", Duration::from_secs(15), || rig.state() != "closed_verified");
+        found.push((rig::now_ms() - begun) as f64 / 1000.0);
+        wait("closed", Duration::from_secs(20), || stream.pause() > 2500);
+        closed.push(stream.last().saturating_sub(begun) as f64 / 1000.0);
+        rig.wait_state("closed_verified", 20);
+        assert_eq!(rig.scan_tcp("pul", &[PRIMARY]), []);
+    }
+    Rig::evidence("gate-unapproved-path-found", &rig::figures("a path made by hand, until found", 0, found));
+    Rig::evidence(
+        "gate-unapproved-path-closed",
+        &rig::figures("a path made by hand, last byte", 0, closed.clone()),
+    );
+    assert!(closed.iter().all(|seconds| *seconds <= 20.0), "{closed:?}");
+    // The log names it.
+    let log = fs_err::read_to_string(rig.path("state/gate.jsonl")).unwrap();
+    assert!(log.contains("accidental_path") || log.contains("layer_fault"), "{log}");
+}
+
+#[test]
+fn a_second_wire_around_the_gate_is_found_and_never_called_closed() {
+    let rig = Rig::new();
+    rig.serve_primary();
+    let _gated = rig.gated(&Setup::default());
+    // From the production side toward the puller, which listens on the port.
+    let listener =
+        rig::inside(&rig.ns("pul"), || std::net::TcpListener::bind("0.0.0.0:2222").unwrap()).join().unwrap();
+    let _observed = rig.observed_also(&[("10.77.10.2:2222", "prd")]);
+    rig.wait_state("closed_verified", 15);
+    let (prd, pul) = (rig.ns("prd"), rig.ns("pul"));
+    rig::sh(&format!(
+        "ip link add sneak0 netns {prd} type veth peer name sneak1 netns {pul} && ip -n {prd} link set sneak0 up && \
+         ip -n {pul} link set sneak1 up && ip -n {prd} addr add 10.78.0.1/24 dev sneak0 && \
+         ip -n {pul} addr add 10.78.0.2/24 dev sneak1"
+    ));
+    let begun = rig::now_ms();
+    // The way in only, then the way out too: each by itself must be seen.
+    rig::sh(&format!("ip -n {prd} route replace 10.77.10.0/24 via 10.78.0.2 dev sneak0 src 10.78.0.1"));
+    wait("found", Duration::from_secs(15), || rig.state() != "closed_verified");
+    let seconds = (rig::now_ms() - begun) as f64 / 1000.0;
+    wait("it cannot be closed from here, and that is said", Duration::from_secs(20), || {
+        rig.status().is_some_and(|status| status.gate.name() == "fault_open" && !status.claim.offline)
+    });
+    let seen = rig.status().unwrap().seen.unwrap();
+    assert!(seen.unapproved.iter().any(|what| what.contains("10.77.10.2:2222")), "{seen:?}");
+    Rig::evidence(
+        "gate-second-wire-found",
+        &rig::figures("a second wire from production into the vault, until found", 0, vec![seconds]),
+    );
+    drop(listener);
 }
 
 #[test]
@@ -203,4 +306,76 @@ fn a_window_is_refused_for_every_wrong_token() {
     });
     rig.ask(&rig.release(2)).unwrap();
     assert_eq!(rig.state(), "closed_verified");
+}
+
+#[test]
+fn a_boot_lets_no_packet_pass_before_the_first_token() {
+    let rig = Rig::new();
+    rig.serve_primary();
+    let (vlt, prd) = (rig.ns("vlt"), rig.ns("prd"));
+    // Counts what the vault's interface sends, where production receives it.
+    let sender = rig.mac("vlt", "v0");
+    let listen = || {
+        rig.nft(
+            "prd",
+            &format!(
+                "table netdev count {{\n chain c {{\n  type filter hook ingress device \"gat0\" priority 0;\n  \
+                 ether saddr {sender} counter\n }}\n}}"
+            ),
+        );
+    };
+    listen();
+    let count = || {
+        let (_, shown) = rig.exec("prd", "nft list chain netdev count c");
+        let packets = shown.split("packets ").nth(1).and_then(|text| text.split_whitespace().next());
+        packets.and_then(|text| text.parse::<u64>().ok()).unwrap_or(u64::MAX)
+    };
+    let boot = || {
+        rig::sh(&format!("ip -n {vlt} link set v0 down"));
+        rig::sh(&format!("ip netns exec {vlt} nft flush ruleset"));
+    };
+    let up = || {
+        rig::sh(&format!(
+            "ip -n {vlt} link set v0 up && ip -n {vlt} route replace default via 10.77.9.1 dev v0"
+        ));
+        rig.neighbours();
+    };
+    let knock = || {
+        let _ = arp(&rig);
+        let _ = neighbours6(&rig);
+        rig.scan_tcp("prd", &ports(7));
+        let _ = rig.scan_tcp("pul", &[PRIMARY]);
+    };
+    // Positive control: a boot without the seal is heard.
+    boot();
+    up();
+    knock();
+    let control = count();
+    assert!(control > 10, "the counter hears an open boot: {control}");
+    boot();
+    let config = rig.write_config(&Setup::default());
+    let seal = format!("{} --seal --config {}", env!("CARGO_BIN_EXE_kuramori-gated"), config.display());
+    let (ok, said) = rig.exec("vlt", &seal);
+    assert!(ok, "{said}");
+    rig::sh(&format!("ip netns exec {prd} nft flush ruleset"));
+    listen();
+    up();
+    knock();
+    let _gated = rig.gated(&Setup::default());
+    let _observed = rig.observed(&[]);
+    rig.wait_state("closed_verified", 15);
+    knock();
+    let packets = count();
+    Rig::evidence(
+        "gate-boot-packets",
+        &format!(
+            r#"{{"what":"packets out of the vault during a boot, before the first token","unit":"packets","seed":7,"n":1,"min":{packets},"median":{packets},"p95":{packets},"max":{packets},"control":{control}}}"#
+        ),
+    );
+    assert_eq!(packets, 0);
+    rig.open(20);
+    let stream = rig.pull();
+    wait("bytes", Duration::from_secs(10), || stream.bytes() > 10_000);
+    assert!(count() > 0, "the same counter hears the window");
+    rig.close();
 }

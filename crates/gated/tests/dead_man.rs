@@ -1,5 +1,7 @@
 //! If everything of ours is dead or frozen, the path closes all the same.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 mod rig;
 
 use std::time::Duration;
@@ -13,31 +15,43 @@ use rig::{Rig, figures, gate::Setup, long, now_ms, wait};
 const SEED: u64 = 77;
 
 fn rounds() -> usize {
-    if long() { 30 } else { 3 }
+    if long() { 50 } else { 3 }
 }
 
 /// Kills or freezes gated at a drawn moment while bytes stream, and gives the seconds from then to the last
 /// byte, each followed by a restart that must seal. `spoil` runs right after the signal.
-fn last_bytes(rig: &Rig, signal: &str, rounds: usize, spoil: impl Fn(&Rig)) -> Vec<f64> {
+fn last_bytes(rig: &Rig, signal: &str, ttl: u32, rounds: usize, spoil: impl Fn(&Rig)) -> Vec<f64> {
     rig::say(&format!("seed {SEED}"));
     let random = SeededRandom::new(SEED);
     let _observed = rig.observed(&[]);
     let mut spans = Vec::new();
-    for _ in 0..rounds {
-        let gated = rig.gated(&Setup::default());
-        rig.wait_state("closed_verified", 15);
+    let mut tries = 0;
+    while spans.len() < rounds {
+        tries += 1;
+        assert!(tries <= 2 * rounds + 10, "the machine is too busy: {} of {tries}", spans.len());
+        let gated = rig.gated(&Setup { ttl, ..Setup::default() });
+        wait("closed is proven", Duration::from_secs(20), || {
+            rig.status().is_some_and(|status| status.gate.is_verified_closed())
+        });
+        if rig.state() == "fault_open" {
+            rig.ask(&rig.release(2)).unwrap();
+        }
         rig.open(120);
         let stream = rig.pull();
         wait("bytes", Duration::from_secs(10), || stream.bytes() > 100_000);
         std::thread::sleep(Duration::from_millis(random.below(2500)));
-        assert!(now_ms() - stream.last() < 500, "bytes stream until the kill");
+        // On a busy machine a renewal can come too late, which closes the window before we do.
+        if stream.pause() > 300 || rig.state() != "open" {
+            continue;
+        }
         let killed = now_ms();
         gated.signal(signal);
         spoil(rig);
         // Longer than the lease lives, and then until the stream has paused; a spoiled gate never pauses.
+        let life = u64::from(ttl) * 1000 + 1500;
         wait("the lease's whole life", Duration::from_secs(20), || {
             let passed = now_ms() - killed;
-            passed > 4500 && (now_ms() - stream.last() > 1400 || passed > 8000)
+            passed > life && (stream.pause() > 1400 || passed > 8000)
         });
         spans.push(stream.last().saturating_sub(killed) as f64 / 1000.0);
         drop(gated);
@@ -45,17 +59,17 @@ fn last_bytes(rig: &Rig, signal: &str, rounds: usize, spoil: impl Fn(&Rig)) -> V
     spans
 }
 
-fn judge(name: &str, spans: Vec<f64>) {
+fn judge(name: &str, ttl: u32, spans: Vec<f64>) {
     let most = spans.iter().fold(0.0f64, |most, one| most.max(*one));
-    Rig::evidence(name, &figures("last byte after the signal, lease 3 s", SEED, spans));
-    assert!(most <= 3.1, "a byte {most} s after the signal");
+    Rig::evidence(name, &figures(&format!("last byte after the signal, lease {ttl} s"), SEED, spans));
+    assert!(most <= f64::from(ttl) + 0.1, "a byte {most} s after the signal, lease {ttl} s");
 }
 
 #[test]
 fn a_killed_gate_closes_within_the_lease() {
     let rig = Rig::new();
     rig.serve_primary();
-    judge("gate-sigkill-last-byte", last_bytes(&rig, "KILL", rounds(), |_| ()));
+    judge("gate-sigkill-last-byte", 3, last_bytes(&rig, "KILL", 3, rounds(), |_| ()));
     // The next start finds the last window unfinished and says so.
     let _observed = rig.observed(&[]);
     let _gated = rig.gated(&Setup::default());
@@ -66,9 +80,8 @@ fn a_killed_gate_closes_within_the_lease() {
             record.upper_bound && record.closed_verified && record.close_reason == CloseReason::Crashed {}
         })
     });
-    assert_eq!(
-        rig.history().len(),
-        rounds(),
+    assert!(
+        rig.history().len() >= rounds(),
         "{}",
         fs_err::read_to_string(rig.path("state/gate.jsonl")).unwrap()
     );
@@ -78,14 +91,24 @@ fn a_killed_gate_closes_within_the_lease() {
 fn a_frozen_gate_closes_within_the_lease() {
     let rig = Rig::new();
     rig.serve_primary();
-    judge("gate-sigstop-last-byte", last_bytes(&rig, "STOP", rounds(), |_| ()));
+    judge("gate-sigstop-last-byte", 3, last_bytes(&rig, "STOP", 3, rounds(), |_| ()));
+}
+
+#[test]
+fn with_the_short_lease_a_killed_or_frozen_gate_closes_within_a_second() {
+    let rig = Rig::new();
+    rig.serve_primary();
+    let rounds = if long() { 50 } else { 2 };
+    for (signal, name) in [("KILL", "gate-sigkill-last-byte-1s"), ("STOP", "gate-sigstop-last-byte-1s")] {
+        judge(name, 1, last_bytes(&rig, signal, 1, rounds, |_| ()));
+    }
 }
 
 #[test]
 fn the_measurement_sees_a_rule_that_accepts_on_connection_tracking() {
     let rig = Rig::new();
     rig.serve_primary();
-    let spans = last_bytes(&rig, "KILL", 1, |rig| {
+    let spans = last_bytes(&rig, "KILL", 3, 1, |rig| {
         rig.nft(
             "vlt",
             "insert rule inet gate gatefwd ct state established,related accept\ndelete table netdev vaultgate\n",
@@ -109,7 +132,7 @@ fn a_gate_that_wakes_up_does_not_go_on_with_its_window() {
     let stream = rig.pull();
     wait("bytes", Duration::from_secs(10), || stream.bytes() > 100_000);
     gated.signal("STOP");
-    wait("the stream pauses", Duration::from_secs(8), || now_ms() - stream.last() > 2000);
+    wait("the stream pauses", Duration::from_secs(8), || stream.pause() > 2000);
     std::thread::sleep(Duration::from_secs(1));
     let woken = now_ms();
     gated.signal("CONT");
@@ -132,7 +155,7 @@ fn a_dead_or_silent_observer_closes() {
         wait("bytes", Duration::from_secs(10), || stream.bytes() > 100_000);
         let killed = now_ms();
         observed.signal(signal);
-        wait("the stream ends", Duration::from_secs(8), || now_ms() - stream.last() > 1500);
+        wait("the stream ends", Duration::from_secs(8), || stream.pause() > 1500);
         spans.push(stream.last().saturating_sub(killed) as f64 / 1000.0);
         // Without an observer nothing is proven: the gate says so instead of calling itself closed.
         wait("closed is not claimed", Duration::from_secs(15), || rig.state() == "fault_open");

@@ -11,6 +11,7 @@
 //!
 //! **Invariant:** a token names one flow, one window, one boot of one machine; it can be used once.
 
+pub mod acceptance;
 mod record;
 mod token;
 
@@ -133,7 +134,7 @@ impl fmt::Display for Layer {
 }
 
 /// What a window in progress holds. All `_boot_ms` are milliseconds of `CLOCK_BOOTTIME`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OpenWindow {
     /// The approved window, as it was signed.
     pub token: WindowToken,
@@ -146,7 +147,7 @@ pub struct OpenWindow {
 }
 
 /// Where the gate is. Each state holds only what it has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum GateState {
     /// Just started; nothing was commanded yet.
@@ -294,7 +295,7 @@ pub struct GateStatus {
 
 /// One word of the observer, every 0.5 s. The gate renews the lease only while the last one that says
 /// `ok` is younger than 2 s.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Seen {
     /// Wall clock, for people.

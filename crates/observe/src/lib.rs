@@ -1,7 +1,7 @@
 //! Watches from outside whether the guarded path is open, and believes nobody.
 //!
-//! **At the vault** ([`watch`]): twice a second a TCP probe of the approved flow, probes of ports that must
-//! never answer, and the guarded interface's counters. **Out:** one [`Seen`](kuramori_model::gate::Seen)
+//! **At the vault** ([`watch`]): ten times a second a TCP probe of each approved flow, twice a second probes
+//! of what must never answer, in both directions, and the guarded interface's counters. **Out:** one [`Seen`](kuramori_model::gate::Seen)
 //! each time, with the exposure that the probes saw. The gate renews its lease only while that says ok:
 //! whoever stops the observer closes the gate.
 //!

@@ -1,4 +1,4 @@
-//! `kuramori-observed`: looks twice a second and tells the gate what it sees.
+//! `kuramori-observed`: looks ten times a second and tells the gate what it sees.
 //!
 //! It can only close: by not saying ok, or by saying nothing. It holds no credential and no right that could
 //! open anything, and it needs nobody to tell it that a window is open.
@@ -17,11 +17,11 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::Parser;
 use kuramori_model::{
-    clock::{Clock, Random, SystemClock, SystemRandom},
+    clock::{Random, SystemClock, SystemRandom},
     gate::Seen,
 };
 use kuramori_observe::{
-    probe::From,
+    probe::{From, Target},
     watch::{Watched, Watcher},
 };
 use serde::Deserialize;
@@ -38,6 +38,9 @@ struct Arguments {
     once: bool,
 }
 
+/// A gate that takes no words for this long is left and called again.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// All of `observed.toml`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,10 +56,14 @@ struct Config {
     namespace: Option<PathBuf>,
     /// The address that probes start from.
     source: Option<Ipv4Addr>,
+    /// Further flows and further things that must never answer, each from a place of its own: a restore
+    /// window's receiver, the vault as seen from the production side.
+    #[serde(default)]
+    also: Vec<Also>,
     /// The guarded interface.
     interface: String,
-    /// Time between two looks.
-    #[serde(default = "half_second")]
+    /// Time between two looks at the approved flows.
+    #[serde(default = "tenth")]
     interval_ms: u64,
     /// How long an answer may take.
     #[serde(default = "patience")]
@@ -66,8 +73,22 @@ struct Config {
     sys_class_net: PathBuf,
 }
 
-const fn half_second() -> u64 {
-    500
+/// One more thing to probe.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Also {
+    /// Whom.
+    address: SocketAddrV4,
+    /// True: it must never answer. False: it is the other end of a flow that a window may open.
+    never: bool,
+    /// The namespace that the probe starts from.
+    namespace: Option<PathBuf>,
+    /// The address that it starts from.
+    source: Option<Ipv4Addr>,
+}
+
+const fn tenth() -> u64 {
+    100
 }
 
 const fn patience() -> u64 {
@@ -82,7 +103,7 @@ impl Config {
     fn read(path: &Path) -> anyhow::Result<Self> {
         let text = fs_err::read_to_string(path)?;
         let config: Self = toml::from_str(&text).with_context(|| format!("`{}`", path.display()))?;
-        ensure!((100..=1000).contains(&config.interval_ms), "`interval_ms` must be 100 to 1000");
+        ensure!((50..=1000).contains(&config.interval_ms), "`interval_ms` must be 50 to 1000");
         ensure!((50..=900).contains(&config.patience_ms), "`patience_ms` must be 50 to 900");
         ensure!(!config.never.contains(&config.target), "`never` names the `target`");
         Ok(config)
@@ -112,13 +133,22 @@ fn run(config: Config, once: bool) -> anyhow::Result<()> {
     let clock = SystemClock;
     let mut run = [0; 8];
     SystemRandom.fill(&mut run);
+    let from = From { namespace: config.namespace, source: config.source };
+    let mut flows = vec![Target { address: config.target, from: from.clone() }];
+    let mut never: Vec<Target> =
+        config.never.iter().map(|address| Target { address: *address, from: from.clone() }).collect();
+    for also in config.also {
+        let target =
+            Target { address: also.address, from: From { namespace: also.namespace, source: also.source } };
+        if also.never { &mut never } else { &mut flows }.push(target);
+    }
     let watched = Watched {
-        target: config.target,
-        never: config.never,
-        from: From { namespace: config.namespace, source: config.source },
+        flows,
+        never,
         interface: config.interface,
         sys_class_net: config.sys_class_net,
         patience: Duration::from_millis(config.patience_ms),
+        interval: Duration::from_millis(config.interval_ms),
     };
     let mut watcher = Watcher::new(watched, u64::from_le_bytes(run), &clock);
     if once {
@@ -127,28 +157,24 @@ fn run(config: Config, once: bool) -> anyhow::Result<()> {
         out.write_all(b"\n")?;
         return Ok(());
     }
-    let interval = Duration::from_millis(config.interval_ms);
     let mut gate: Option<UnixStream> = None;
     let mut before: Option<(bool, bool, Vec<String>)> = None;
-    let mut next = clock.boot();
     loop {
-        let seen = watcher.look(&clock);
-        let now = (seen.path_open, seen.ok, seen.unapproved.clone());
-        if before.as_ref() != Some(&now) {
-            if seen.ok {
-                tracing::info!(path_open = seen.path_open, "seen");
-            } else {
-                tracing::warn!(path_open = seen.path_open, unapproved = ?seen.unapproved, "seen: not ok");
+        for seen in watcher.turn(&clock) {
+            let now = (seen.path_open, seen.ok, seen.unapproved.clone());
+            if before.as_ref() != Some(&now) {
+                if seen.ok {
+                    tracing::info!(path_open = seen.path_open, "seen");
+                } else {
+                    tracing::warn!(path_open = seen.path_open, unapproved = ?seen.unapproved, "seen: not ok");
+                }
+                before = Some(now);
             }
-            before = Some(now);
+            if let Err(error) = tell(&mut gate, &config.socket, &seen, PATIENCE) {
+                tracing::debug!(%error, "the gate does not listen");
+                gate = None;
+            }
         }
-        if let Err(error) = tell(&mut gate, &config.socket, &seen, interval) {
-            tracing::debug!(%error, "the gate does not listen");
-            gate = None;
-        }
-        // A late round is not made up for by a burst.
-        next = (next + interval).max(clock.boot());
-        clock.sleep(next.saturating_sub(clock.boot()));
     }
 }
 

@@ -35,6 +35,12 @@ fn it_says_what_answers_and_what_it_cannot_see() {
     assert!(seen.path_open && seen.ok && !seen.unknown, "an open path is for the gate to judge: {seen:?}");
     let seen = look(config("lo", &format!("\"{never}\"")));
     assert!(!seen.ok && seen.unapproved == [never.to_string()], "{seen:?}");
+    let also = format!("[[also]]\naddress = \"{never}\"\nnever = true\n");
+    let seen = look(config("lo", "") + &also);
+    assert!(!seen.ok && seen.unapproved == [never.to_string()], "{seen:?}");
+    let also = format!("[[also]]\naddress = \"{never}\"\nnever = false\nnamespace = \"/no/such\"\n");
+    let seen = look(config("lo", "") + &also);
+    assert!(seen.unknown && !seen.ok, "a place that cannot be entered is unknown: {seen:?}");
     let seen = look(config("nosuch0", ""));
     assert!(seen.unknown && seen.path_open && !seen.ok, "{seen:?}");
 }
@@ -46,6 +52,7 @@ fn a_wrong_configuration_names_its_key() {
         ("intervall_ms = 500", "intervall_ms"),
         ("interval_ms = 5000", "interval_ms"),
         ("never = [\"127.0.0.1:1\"]", "never"),
+        ("[[also]]\naddress = \"127.0.0.1:1\"\nnever = true\nfrom = \"x\"", "from"),
     ] {
         let output = once(&format!("{good}{line}\n"));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();

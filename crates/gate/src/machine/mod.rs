@@ -103,7 +103,7 @@ impl Policy {
             verify_ms: 10_000,
             fresh_ms: 15_000,
             recheck_ms: 4000,
-            grain_ms: 2500,
+            grain_ms: 500,
             daily_budget_s: 3600,
         }
     }
@@ -121,7 +121,7 @@ pub struct Event {
 }
 
 /// A latch that outlives a restart.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Latch {
     /// The incident's number.
     pub incident: u64,
@@ -181,7 +181,7 @@ pub enum Kind {
 }
 
 /// What a layer is told.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Close.
     Close,
@@ -258,7 +258,7 @@ pub enum Action {
 }
 
 /// The gate: its state and what it remembers.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Gate {
     /// Where it is.
     pub phase: GateState,
@@ -266,6 +266,10 @@ pub struct Gate {
     pub layers: BTreeMap<Layer, LayerObservation>,
     /// The observer's newest word.
     pub seen: Option<Seen>,
+    /// The run of the observer that spoke before the present one.
+    former_observer: Option<u64>,
+    /// Another observer that speaks at the same time: its run, and the boot time of its last word.
+    other_observer: Option<(u64, u64)>,
     /// Alarms since the last window was taken or the last release.
     pub alarms: Vec<String>,
     /// The highest epoch taken.
@@ -293,6 +297,8 @@ impl Default for Gate {
             phase: GateState::Boot {},
             layers: BTreeMap::new(),
             seen: None,
+            former_observer: None,
+            other_observer: None,
             alarms: Vec::new(),
             epoch: 0,
             last_window: WindowId(0),

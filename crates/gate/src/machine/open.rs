@@ -37,7 +37,8 @@ impl Step<'_> {
     /// Closes when the observer is silent or not content.
     pub(super) fn observer_lost(&mut self) -> bool {
         let Err(what) = self.gate.observer_ok(self.policy, self.at) else { return false };
-        let silent = self.gate.seen.as_ref().is_none_or(|seen| seen.ok);
+        let old = |boot_ms: u64| self.at.saturating_sub(boot_ms) > self.policy.seen_ms;
+        let silent = self.gate.seen.as_ref().is_none_or(|seen| seen.ok && old(seen.boot_ms));
         self.close(if silent { CloseReason::ObserverSilent {} } else { CloseReason::ObserverAlarm { what } });
         true
     }
@@ -54,6 +55,10 @@ impl Step<'_> {
         }
         if bytes_in.saturating_add(bytes_out) >= window.token.max_bytes {
             return self.close(CloseReason::Bytes {});
+        }
+        if window.counters_fell() {
+            let what = "the guarded interface's counters went backward".to_owned();
+            return self.close(CloseReason::ObserverAlarm { what });
         }
         if self.observer_lost() {
             return;

@@ -5,8 +5,11 @@ use kuramori_model::gate::{Claim, CloseReason, GateStatus, Layer, LayerState, PR
 
 use super::{Gate, Policy};
 
+/// Counters that stand still for a shorter time prove nothing, in milliseconds.
+const STILL_MS: u64 = 300;
+
 /// The guarded interface's counters, unchanged since `since`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Still {
     run: u64,
     rx: u64,
@@ -17,6 +20,14 @@ pub(super) struct Still {
 impl Gate {
     /// Takes the observer's word; an older or future one says nothing.
     pub(super) fn take_seen(&mut self, policy: &Policy, seen: &Seen, at: u64) {
+        if let Some(last) = self.seen.as_ref().filter(|last| last.run != seen.run) {
+            // One that comes back after another has spoken: two at once, and one may say ok where the other
+            // does not. A new one after one that has ended is no such.
+            if self.former_observer == Some(seen.run) {
+                self.other_observer = Some((last.run, last.boot_ms));
+            }
+            self.former_observer = Some(last.run);
+        }
         if seen.boot_ms > at || self.seen.as_ref().is_some_and(|last| seen.boot_ms < last.boot_ms) {
             return;
         }
@@ -58,7 +69,8 @@ impl Gate {
         if !seen.unapproved.is_empty() {
             return Err(format!("answers that must not be: {}", seen.unapproved.join(", ")));
         }
-        if !self.still.is_some_and(|still| still.run == seen.run && seen.boot_ms > still.since) {
+        let still = |still: Still| still.run == seen.run && seen.boot_ms >= still.since + STILL_MS;
+        if !self.still.is_some_and(still) {
             return Err("the guarded interface's counters have not stood still yet".to_owned());
         }
         Ok(())
@@ -90,8 +102,14 @@ impl Gate {
         if age > policy.seen_ms {
             return Err(format!("its last word is {age} ms old"));
         }
-        if !seen.ok {
+        // An "ok" beside something unknown or unapproved is not one.
+        if !seen.ok || seen.unknown || !seen.unapproved.is_empty() {
             return Err(format!("it sees {}", seen.unapproved.join(", ")));
+        }
+        if let Some((run, said)) = self.other_observer
+            && at.saturating_sub(said) <= policy.seen_ms
+        {
+            return Err(format!("two observers speak, runs {run} and {}", seen.run));
         }
         Ok(())
     }

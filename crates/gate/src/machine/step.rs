@@ -43,9 +43,13 @@ impl Step<'_> {
     fn take(&mut self, what: &What) {
         match what {
             What::Start { epoch, last_window, incident, latch } => {
+                let locked = match &self.gate.phase {
+                    GateState::Lockdown { reason, .. } => Some(reason.clone()),
+                    _ => None,
+                };
                 self.gate.epoch = *epoch;
                 self.gate.last_window = *last_window;
-                self.gate.incident = *incident;
+                self.gate.incident = self.gate.incident.max(*incident);
                 self.gate.phase = match latch.clone() {
                     Some(Latch { incident, lockdown: true, reason }) => {
                         GateState::Lockdown { reason, incident, verified: false }
@@ -56,6 +60,10 @@ impl Step<'_> {
                     None => GateState::Sealing { since_boot_ms: self.at, overdue: false },
                 };
                 self.command_closed();
+                // Locked before the log had been read.
+                if let Some(reason) = locked {
+                    self.latch(true, reason);
+                }
             }
             What::Tick | What::Done(_, Kind::Open) => {}
             What::Seen(seen) => {
@@ -114,7 +122,10 @@ impl Step<'_> {
                 self.actions.push(Action::Accept);
             }
             What::Lockdown(reason) => {
-                if !matches!(self.gate.phase, GateState::Lockdown { .. }) {
+                if matches!(self.gate.phase, GateState::Lockdown { .. }) {
+                    // Locked already: the order still closes.
+                    self.say_closed();
+                } else {
                     self.end_window(CloseReason::Lockdown { reason: reason.clone() });
                     self.command_closed();
                     self.latch(true, reason.clone());
@@ -265,7 +276,8 @@ impl Step<'_> {
     fn settle(&mut self) {
         let proof = self.gate.proof(self.policy, self.at);
         match self.gate.phase.clone() {
-            GateState::Boot {} => {}
+            // What the log remembers is not known yet; closing does not wait for it.
+            GateState::Boot {} => self.insist(),
             GateState::Sealing { since_boot_ms, overdue } => match proof {
                 Ok(()) => self.gate.phase = GateState::ClosedVerified { since_boot_ms: self.at },
                 Err(why) => {

@@ -9,7 +9,7 @@ use super::Policy;
 use crate::actuator::Lease;
 
 /// All that is kept of a window until its record is written. Boot times in milliseconds.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Trace {
     pub(super) token: WindowToken,
     /// The seconds that both budgets leave of the token's.
@@ -25,6 +25,7 @@ pub(super) struct Trace {
     first_open: Option<u64>,
     first_closed: Option<u64>,
     last_seen: Option<Seen>,
+    counters_fell: bool,
 }
 
 impl Trace {
@@ -45,6 +46,7 @@ impl Trace {
             first_open: None,
             first_closed: None,
             last_seen: None,
+            counters_fell: false,
         }
     }
 
@@ -90,7 +92,15 @@ impl Trace {
     }
 
     pub(super) fn saw(&mut self, seen: &Seen) {
+        let last = self.last_seen.as_ref().or(self.base.as_ref());
+        // An interface that was made anew counts from nothing: how much has passed is not known any more.
+        self.counters_fell |=
+            last.is_some_and(|last| seen.rx_bytes < last.rx_bytes || seen.tx_bytes < last.tx_bytes);
         self.last_seen = Some(seen.clone());
+    }
+
+    pub(super) const fn counters_fell(&self) -> bool {
+        self.counters_fell
     }
 
     /// Notes when a read-back first shows the path open and, after the closing command, first closed again.

@@ -135,12 +135,14 @@ pub struct Nft {
     pinned: Option<u32>,
     /// The flow that was opened last.
     flow: Option<Lease>,
+    /// Whether a lease that ended by itself counts as closed: only for whoever tests just that.
+    watching: bool,
 }
 
 impl Nft {
     /// Not loaded yet: the first [`close`](Actuator::close) loads the rules.
     pub const fn new(config: NftConfig, ttl_s: u32) -> Self {
-        Self { config, ttl_s, pinned: None, flow: None }
+        Self { config, ttl_s, pinned: None, flow: None, watching: false }
     }
 
     fn apply(&self, text: &str) -> Result<(), ActuatorFault> {
@@ -181,7 +183,11 @@ impl Nft {
         if let Err(what) = readback::devices(&netdev, self.config.outside.as_str()) {
             return Ok(Reading::unknown(what));
         }
-        Ok(readback::judge(&self.config, self.ttl_s, &json, self.flow.as_ref()))
+        let mut reading = readback::judge(&self.config, self.ttl_s, &json, self.flow.as_ref());
+        if self.watching && reading.detail.starts_with(readback::LAPSED) {
+            reading.state = LayerState::Closed;
+        }
+        Ok(reading)
     }
 
     fn forget_connections(&self) {
@@ -227,6 +233,10 @@ impl Actuator for Nft {
 
     fn observe(&mut self) -> Reading {
         self.read().unwrap_or_else(|error| Reading::unknown(kuramori_model::fault::chain(&error)))
+    }
+
+    fn expect(&mut self, lease: &Lease) {
+        (self.flow, self.watching) = (Some(*lease), true);
     }
 
     fn deadman(&self) -> Option<Duration> {

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use super::{NftConfig, rules};
 use crate::actuator::{Lease, Reading};
 
+/// How the reading of a lease that has ended by itself begins.
+pub(super) const LAPSED: &str = "the lease has ended by itself";
+
 /// Both chains of the netdev table hang on the guarded interface.
 pub(super) fn devices(listing: &str, interface: &str) -> Result<(), String> {
     let wanted = format!("device \"{interface}\"");
@@ -154,7 +157,7 @@ fn elements(sets: &[Set], ttl_s: u32, flow: Option<&Lease>) -> Result<Reading, S
     if sets.len() != wanted.len() {
         return Err(format!("{} sets instead of {}", sets.len(), wanted.len()));
     }
-    let (mut filled, mut left) = (0, u64::MAX);
+    let (mut filled, mut leases, mut left) = (0, 0, u64::MAX);
     for (family, name) in wanted {
         let set = sets
             .iter()
@@ -182,6 +185,7 @@ fn elements(sets: &[Set], ttl_s: u32, flow: Option<&Lease>) -> Result<Reading, S
             return Err(format!("set {family} {name} holds an element for longer than it was given"));
         }
         filled += 1;
+        leases += usize::from(name == "lease");
         if name == "window" {
             left = left.min(expires);
         }
@@ -191,6 +195,8 @@ fn elements(sets: &[Set], ttl_s: u32, flow: Option<&Lease>) -> Result<Reading, S
             Ok(Reading { state: LayerState::Closed, detail: "all rules as made, all sets empty".to_owned() })
         }
         4 => Ok(Reading { state: LayerState::Open, detail: format!("one flow, window ends in {left} s") }),
+        // Without the lease nothing passes, but whoever has closed must find nothing left.
+        some if leases == 0 => Err(format!("{LAPSED}, {some} elements of the window are left")),
         some => Err(format!("{some} of 4 sets hold the flow")),
     }
 }

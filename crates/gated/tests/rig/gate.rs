@@ -32,6 +32,8 @@ pub(crate) struct Setup {
     pub(crate) ttl: u32,
     pub(crate) state: Option<PathBuf>,
     pub(crate) allowed_uid: u32,
+    /// `dead_man_tested` as the file declares it.
+    pub(crate) declared: &'static str,
 }
 
 impl Default for Setup {
@@ -45,6 +47,7 @@ impl Default for Setup {
             ttl: 3,
             state: None,
             allowed_uid: 0,
+            declared: "[\"A\"]",
         }
     }
 }
@@ -79,7 +82,7 @@ impl Rig {
             "state_dir = \"{state}\"\nsocket = \"{socket}\"\nallowed_uids = [{uid}]\n\
              observer_socket = \"{observer}\"\nobserver_uids = [0]\nvault_keys = [\"{key}\"]\n\
              officer_keys = [\"{one}\", \"{two}\"]\nrelease_quorum = 2\nttl_seconds = {ttl}\n\
-             dead_man_tested = [\"A\"]\n\n[[flow]]\npurpose = \"pull\"\nsource = \"{PULLER}\"\npeer = \"{PRIMARY}\"\n\n\
+             dead_man_tested = {declared}\n\n[[flow]]\npurpose = \"pull\"\nsource = \"{PULLER}\"\npeer = \"{PRIMARY}\"\n\n\
              [packet_filter]\ninside = \"pul0\"\noutside = \"v0\"\nprogram = \"{nft}\"\nforeign_tables = {foreign:?}\n\n\
              [[packet_filter.management]]\ninterface = \"mgt0\"\nnetwork = \"192.0.2.0/28\"\nudp = [161]\n\
              tcp = [830, 22, 443]\n",
@@ -91,6 +94,7 @@ impl Rig {
             one = self.officers[0].public(),
             two = self.officers[1].public(),
             ttl = setup.ttl,
+            declared = setup.declared,
             nft = setup.nft,
             foreign = setup.foreign,
         );
@@ -112,23 +116,52 @@ impl Rig {
     }
 
     pub(crate) fn gated(&self, setup: &Setup) -> Process {
+        self.gated_with(setup, &[])
+    }
+
+    /// With variables of the environment.
+    pub(crate) fn gated_with(&self, setup: &Setup, variables: &[(&str, String)]) -> Process {
         let config = self.write_config(setup);
-        self.process(env!("CARGO_BIN_EXE_kuramori-gated").into(), &config, "gated.log")
+        self.process(env!("CARGO_BIN_EXE_kuramori-gated").into(), &config, "gated.log", variables)
     }
 
     pub(crate) fn observed(&self, never: &[&str]) -> Process {
+        self.observed_with(never, "")
+    }
+
+    /// Also watches addresses that must never answer, each from a role's own side.
+    pub(crate) fn observed_also(&self, never: &[(&str, &str)]) -> Process {
+        let mut text = String::new();
+        for (address, role) in never {
+            writeln!(
+                text,
+                "[[also]]\naddress = \"{address}\"\nnever = true\nnamespace = \"/run/netns/{}\"",
+                self.ns(role)
+            )
+            .unwrap();
+        }
+        self.observed_with(&[], &text)
+    }
+
+    fn observed_with(&self, never: &[&str], more: &str) -> Process {
         let config = self.path("observed.toml");
         let text = format!(
             "socket = \"{}\"\ntarget = \"{PRIMARY}\"\nnever = {never:?}\nnamespace = \"/run/netns/{}\"\n\
-             interface = \"v0\"\n",
+             interface = \"v0\"\n{more}",
             self.path("observer.sock").display(),
             self.ns("pul")
         );
         fs_err::write(&config, text).unwrap();
-        self.process(observed_binary(), &config, "observed.log")
+        self.process(observed_binary(), &config, "observed.log", &[])
     }
 
-    fn process(&self, program: PathBuf, config: &std::path::Path, log: &str) -> Process {
+    fn process(
+        &self,
+        program: PathBuf,
+        config: &std::path::Path,
+        log: &str,
+        variables: &[(&str, String)],
+    ) -> Process {
         let log = fs_err::OpenOptions::new().create(true).append(true).open(self.path(log)).unwrap();
         // `ip netns exec` becomes the program itself, so the pid is the program's.
         let child = Command::new("ip")
@@ -136,6 +169,7 @@ impl Rig {
             .arg(program)
             .arg("--config")
             .arg(config)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::from(log.into_parts().0))

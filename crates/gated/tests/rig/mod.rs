@@ -8,6 +8,8 @@
 #![allow(clippy::print_stdout, reason = "seeds and figures of a test")]
 
 pub(crate) mod gate;
+pub(crate) mod load;
+pub(crate) mod power;
 pub(crate) mod traffic;
 
 use std::{
@@ -166,7 +168,7 @@ impl Rig {
         sh(&format!("ip netns exec {} nft -f {}", self.ns(role), file.display()));
     }
 
-    fn mac(&self, role: &str, interface: &str) -> String {
+    pub(crate) fn mac(&self, role: &str, interface: &str) -> String {
         let (ok, text) = self.exec(role, &format!("cat /sys/class/net/{interface}/address"));
         assert!(ok, "{text}");
         text.trim().to_owned()
@@ -193,6 +195,19 @@ impl Rig {
 
     /// Starts net-snmp's agent in the switch; user `gate` may set `port2` only, user `site` may only read.
     pub(crate) fn start_snmpd(&mut self) {
+        self.start_snmpd_with("");
+    }
+
+    /// The same agent, which takes every SET, shows the port as closed and does nothing.
+    pub(crate) fn start_lying_snmpd(&mut self) {
+        let index = self.index("sw", "port2");
+        let column = ".1.3.6.1.2.1.2.2.1";
+        self.start_snmpd_with(&format!(
+            "override -rw {column}.7.{index} integer 2\noverride {column}.8.{index} integer 2\n"
+        ));
+    }
+
+    fn start_snmpd_with(&mut self, more: &str) {
         let index = self.index("sw", "port2");
         let mut text = String::from(
             "agentaddress udp:161\nsysName sw-test\ncreateUser gate SHA-256 \"gate-auth-pass\" AES \"gate-priv-pass\"\n\
@@ -204,6 +219,7 @@ impl Rig {
             writeln!(text, "view gr included .1.3.6.1.2.1.{column}.{index}").unwrap();
         }
         writeln!(text, "view gw included .1.3.6.1.2.1.2.2.1.7.{index}").unwrap();
+        text.push_str(more);
         let file = self.path("snmpd.conf");
         fs_err::write(&file, text).unwrap();
         for user in ["gate", "site"] {
@@ -226,6 +242,11 @@ impl Rig {
         let get = "snmpget -r0 -t1 -v3 -l authPriv -u site -a SHA-256 -A site-auth-pass -x AES -X site-priv-pass \
                    127.0.0.1 .1.3.6.1.2.1.1.5.0";
         wait("snmpd answers", Duration::from_secs(20), || self.exec("sw", get).0);
+    }
+
+    /// `ip netns exec` becomes the program itself, so the pid is the agent's.
+    pub(crate) fn snmpd_pid(&self) -> u32 {
+        self.snmpd.as_ref().unwrap().id()
     }
 
     pub(crate) fn stop_snmpd(&mut self) {

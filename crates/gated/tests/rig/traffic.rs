@@ -23,11 +23,22 @@ pub(crate) struct Stream {
     /// Boot time in milliseconds of the last byte.
     pub(crate) last: Arc<AtomicU64>,
     pub(crate) ended: Arc<AtomicBool>,
+    begun: u64,
 }
 
 impl Stream {
     pub(crate) fn last(&self) -> u64 {
         self.last.load(Ordering::SeqCst)
+    }
+
+    /// Milliseconds since the last byte.
+    pub(crate) fn pause(&self) -> u64 {
+        now_ms().saturating_sub(self.last())
+    }
+
+    /// Milliseconds since it was begun.
+    pub(crate) fn age(&self) -> u64 {
+        now_ms() - self.begun
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -54,7 +65,8 @@ impl Rig {
 
     /// The puller: connects and reads for ever; a pause does not end it.
     pub(crate) fn pull(&self) -> Stream {
-        let stream = Stream { bytes: Arc::default(), last: Arc::default(), ended: Arc::default() };
+        let stream =
+            Stream { bytes: Arc::default(), last: Arc::default(), ended: Arc::default(), begun: now_ms() };
         let out = stream.clone();
         inside(&self.ns("pul"), move || {
             if let Ok(mut tcp) = TcpStream::connect_timeout(&PRIMARY.into(), Duration::from_secs(5)) {

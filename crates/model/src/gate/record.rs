@@ -9,7 +9,7 @@ use super::{Layer, Purpose};
 use crate::ids::WindowId;
 
 /// What a read-back says. There is no "probably closed".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LayerState {
     /// Read back as closed.
@@ -21,7 +21,7 @@ pub enum LayerState {
 }
 
 /// One read-back of one layer. The reply to a command is never one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LayerObservation {
     /// Which layer.
     pub layer: Layer,
@@ -38,7 +38,7 @@ pub struct LayerObservation {
 }
 
 /// Why a window ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "because", rename_all = "snake_case")]
 pub enum CloseReason {
     /// Somebody asked; normally the vault after its last file.

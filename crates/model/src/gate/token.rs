@@ -201,7 +201,7 @@ impl Purpose {
 }
 
 /// What the vault approves: one window of one flow.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WindowToken {
     /// The window's number; higher than every one before.

@@ -1,0 +1,209 @@
+//! One suite for every driver of a layer, by what the driver declares; and the four families of outlets.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
+mod rig;
+
+use std::time::Duration;
+
+use kuramori_gate::{
+    Actuator, Lease,
+    nft::{Nft, NftConfig},
+    power::{Family, Power, PowerConfig},
+    switch::{Switch, SwitchConfig},
+};
+use kuramori_model::gate::LayerState;
+use rig::{PRIMARY, PULLER, Rig, inside, now_ms, power::Outlet};
+
+fn lease() -> Lease {
+    Lease { source: PULLER, peer: PRIMARY, window_s: 60, ttl_s: 3 }
+}
+
+fn reads(driver: &mut dyn Actuator, wanted: LayerState) -> Result<u64, String> {
+    let start = now_ms();
+    loop {
+        let reading = driver.observe();
+        if reading.state == wanted {
+            return Ok(now_ms() - start);
+        }
+        if now_ms() - start > 15_000 {
+            return Err(format!("{wanted:?} wanted, {reading:?}"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// What every layer must do. `kill` makes its device unreachable.
+fn conforms(driver: &mut dyn Actuator, kill: impl FnOnce()) {
+    let name = driver.source();
+    driver.expect(&lease());
+    // From whatever it was: closed, twice, and closed it stays.
+    driver.close().unwrap();
+    reads(driver, LayerState::Closed).unwrap();
+    driver.close().unwrap();
+    reads(driver, LayerState::Closed).unwrap();
+    // Open, and open for longer than any lease while it is renewed.
+    driver.open(&lease()).unwrap();
+    reads(driver, LayerState::Open).unwrap();
+    let start = now_ms();
+    while now_ms() - start < 4000 {
+        driver.renew(&lease()).unwrap();
+        assert_eq!(driver.observe().state, LayerState::Open, "{name}");
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    // Without a renewal it does what it declares.
+    let start = now_ms();
+    match driver.deadman() {
+        Some(within) => {
+            reads(driver, LayerState::Closed).unwrap();
+            let took = now_ms() - start;
+            assert!(took <= u64::try_from(within.as_millis()).unwrap() + 1000, "{name}: {took} ms");
+        }
+        None => {
+            std::thread::sleep(Duration::from_secs(4));
+            assert_eq!(driver.observe().state, LayerState::Open, "{name} closes by itself undeclared");
+        }
+    }
+    driver.close().unwrap();
+    reads(driver, LayerState::Closed).unwrap();
+    // A device that does not answer is never closed.
+    kill();
+    let start = now_ms();
+    assert_eq!(driver.observe().state, LayerState::Unknown, "{name}");
+    let took = now_ms() - start;
+    assert!(took < 10_000, "{name}: {took} ms for no answer");
+}
+
+#[test]
+fn the_packet_filter_conforms() {
+    let rig = Rig::new();
+    let config: NftConfig =
+        toml::from_str(&format!("inside = \"pul0\"\noutside = \"v0\"\nprogram = \"{}\"\n", {
+            let program = rig.path("nft");
+            fs_err::write(
+                &program,
+                format!("#!/bin/sh\ntest -e {} && exit 1\nexec nft \"$@\"\n", rig.path("dead").display()),
+            )
+            .unwrap();
+            rig::sh(&format!("chmod 755 {}", program.display()));
+            program.display().to_string()
+        }))
+        .unwrap();
+    let dead = rig.path("dead");
+    inside(&rig.ns("vlt"), move || {
+        conforms(&mut Nft::new(config, 3), || fs_err::write(dead, "").unwrap());
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn the_switch_port_conforms() {
+    let mut rig = Rig::new();
+    rig.start_snmpd();
+    let config = SwitchConfig {
+        address: "192.0.2.2:161".parse().unwrap(),
+        user: "gate".into(),
+        auth_password_file: rig.path("gate-auth"),
+        priv_password_file: rig.path("gate-priv"),
+        sys_name: "sw-test".into(),
+        if_name: "port2".into(),
+        if_alias: None,
+        timeout_ms: 500,
+    };
+    let ns = rig.ns("vlt");
+    let pid = rig.snmpd_pid();
+    inside(&ns, move || {
+        conforms(&mut Switch::new(config).unwrap(), || {
+            rig::sh(&format!("kill -STOP {pid}"));
+        });
+    })
+    .join()
+    .unwrap();
+}
+
+fn power(rig: &Rig, family: Family, outlet: u32) -> PowerConfig {
+    PowerConfig {
+        address: "192.0.2.2:161".parse().unwrap(),
+        user: "gate".into(),
+        auth_password_file: rig.path("gate-auth"),
+        priv_password_file: rig.path("gate-priv"),
+        sys_name: "sw-test".into(),
+        family,
+        sys_object_id: (family == Family::Cpdu).then(|| "1.3.6.1.4.1.318.1.3.4.9".to_owned()),
+        unit: 1,
+        outlet,
+        timeout_ms: 500,
+    }
+}
+
+const FAMILIES: [(Family, &str); 4] = [
+    (Family::Rpdu, "rpdu"),
+    (Family::Rpdu2, "rpdu2"),
+    (Family::Cpdu, "cpdu"),
+    (Family::MasterSwitchPlus, "msp"),
+];
+
+#[test]
+fn off_is_off_in_all_four_families_of_outlets() {
+    for (family, name) in FAMILIES {
+        let mut rig = Rig::new();
+        let outlet = Outlet::new(&rig, name, "");
+        rig.start_outlet(&outlet);
+        assert_eq!(outlet.power(), "on");
+        let (config, pid) = (power(&rig, family, 3), rig.snmpd_pid());
+        let (state, other) = (outlet.clone(), outlet.clone());
+        inside(&rig.ns("vlt"), move || {
+            let mut driver = Power::new(config).unwrap();
+            driver.close().unwrap();
+            assert_eq!(state.power(), "off", "{name}");
+            driver.open(&lease()).unwrap();
+            assert_eq!(state.power(), "on", "{name}");
+            if family == Family::Rpdu || rig::long() {
+                conforms(&mut driver, || {
+                    rig::sh(&format!("kill -STOP {pid}"));
+                });
+                assert_eq!(state.power(), "off", "{name}");
+            }
+        })
+        .join()
+        .unwrap();
+        assert!(!other.commands().is_empty());
+    }
+}
+
+#[test]
+fn an_outlet_of_another_family_or_without_a_state_is_refused_and_a_lying_one_is_not_closed() {
+    for (device, spoil, driver) in [
+        ("cpdu", "", Family::Rpdu),
+        ("rpdu", "", Family::Cpdu),
+        ("rpdu2", "", Family::MasterSwitchPlus),
+        ("rpdu", "stateless", Family::Rpdu),
+        ("rpdu", "strange", Family::Rpdu),
+    ] {
+        let mut rig = Rig::new();
+        let outlet = Outlet::new(&rig, device, spoil);
+        rig.start_outlet(&outlet);
+        let config = power(&rig, driver, 3);
+        inside(&rig.ns("vlt"), move || {
+            let mut driver = Power::new(config).unwrap();
+            assert!(driver.close().is_err() && driver.open(&lease()).is_err());
+            assert_eq!(driver.observe().state, LayerState::Unknown);
+        })
+        .join()
+        .unwrap();
+        assert_eq!(outlet.commands(), "", "nothing was ever set");
+    }
+    let mut rig = Rig::new();
+    let outlet = Outlet::new(&rig, "rpdu", "lying");
+    rig.start_outlet(&outlet);
+    let config = power(&rig, Family::Rpdu, 3);
+    inside(&rig.ns("vlt"), move || {
+        let mut driver = Power::new(config).unwrap();
+        driver.close().unwrap();
+        assert_eq!(driver.observe().state, LayerState::Open, "acknowledged is not off");
+    })
+    .join()
+    .unwrap();
+    assert!(!outlet.commands().is_empty());
+}
