@@ -133,13 +133,13 @@ impl Drop for Orthanc {
 
 /// A Part 10 file (explicit VR little endian, secondary capture) with so many bytes of picture.
 pub fn dicom(study: u64, series: u64, instance: u64, pixels: usize) -> Vec<u8> {
-    fn element(group: u16, element: u16, vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
+    fn element(group: u16, element: u16, vr: [u8; 2], value: &[u8]) -> Vec<u8> {
         let mut value = value.to_vec();
         if value.len() % 2 == 1 {
-            value.push(if vr == b"UI" { 0 } else { b' ' });
+            value.push(if vr == *b"UI" { 0 } else { b' ' });
         }
-        let mut bytes = [group.to_le_bytes(), element.to_le_bytes(), *vr].concat();
-        if matches!(vr, b"OB" | b"OW") {
+        let mut bytes = [group.to_le_bytes(), element.to_le_bytes(), vr].concat();
+        if matches!(&vr, b"OB" | b"OW") {
             bytes.extend([0, 0]);
             bytes.extend(u32::try_from(value.len()).unwrap().to_le_bytes());
         } else {
@@ -151,27 +151,27 @@ pub fn dicom(study: u64, series: u64, instance: u64, pixels: usize) -> Vec<u8> {
     let sop = format!("2.25.{study}.{series}.{instance}");
     let class = b"1.2.840.10008.5.1.4.1.1.7";
     let meta = [
-        element(2, 1, b"OB", &[0, 1]),
-        element(2, 2, b"UI", class),
-        element(2, 3, b"UI", sop.as_bytes()),
-        element(2, 0x10, b"UI", b"1.2.840.10008.1.2.1"),
-        element(2, 0x12, b"UI", b"2.25.201"),
+        element(2, 1, *b"OB", &[0, 1]),
+        element(2, 2, *b"UI", class),
+        element(2, 3, *b"UI", sop.as_bytes()),
+        element(2, 0x10, *b"UI", b"1.2.840.10008.1.2.1"),
+        element(2, 0x12, *b"UI", b"2.25.201"),
     ]
     .concat();
     let mut picture = vec![0; pixels & !1];
     SeededRandom::new(study << 40 | series << 20 | instance).fill(&mut picture);
     let set = [
-        element(8, 5, b"CS", b"ISO_IR 192"),
-        element(8, 0x16, b"UI", class),
-        element(8, 0x18, b"UI", sop.as_bytes()),
-        element(8, 0x60, b"CS", b"OT"),
-        element(0x10, 0x10, b"PN", "試験^患者".as_bytes()),
-        element(0x10, 0x20, b"LO", format!("P{study}").as_bytes()),
-        element(0x20, 0x0D, b"UI", study_uid.as_bytes()),
-        element(0x20, 0x0E, b"UI", series_uid.as_bytes()),
-        element(0x7FE0, 0x10, b"OW", &picture),
+        element(8, 5, *b"CS", b"ISO_IR 192"),
+        element(8, 0x16, *b"UI", class),
+        element(8, 0x18, *b"UI", sop.as_bytes()),
+        element(8, 0x60, *b"CS", b"OT"),
+        element(0x10, 0x10, *b"PN", "試験^患者".as_bytes()),
+        element(0x10, 0x20, *b"LO", format!("P{study}").as_bytes()),
+        element(0x20, 0x0D, *b"UI", study_uid.as_bytes()),
+        element(0x20, 0x0E, *b"UI", series_uid.as_bytes()),
+        element(0x7FE0, 0x10, *b"OW", &picture),
     ]
     .concat();
-    let length = element(2, 0, b"UL", &u32::try_from(meta.len()).unwrap().to_le_bytes());
+    let length = element(2, 0, *b"UL", &u32::try_from(meta.len()).unwrap().to_le_bytes());
     [vec![0; 128], b"DICM".to_vec(), length, meta, set].concat()
 }

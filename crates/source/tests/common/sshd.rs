@@ -42,7 +42,7 @@ impl Sshd {
         }
         fs_err::copy(sshd.path("client.pub"), sshd.path("authorized")).unwrap();
         fs_err::set_permissions(sshd.path("authorized"), std::fs::Permissions::from_mode(0o644)).unwrap();
-        sshd.host_key = fs_err::read_to_string(sshd.path("host.pub")).unwrap().trim().to_owned();
+        fs_err::read_to_string(sshd.path("host.pub")).unwrap().trim().clone_into(&mut sshd.host_key);
         // A password of this server alone: it sees another /etc/shadow than the machine.
         let hash = run(Command::new("openssl").args(["passwd", "-6", PASSWORD]));
         let shadow: String = fs_err::read_to_string("/etc/shadow")
