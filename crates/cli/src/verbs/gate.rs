@@ -1,15 +1,24 @@
-//! `kuramori gate`: looking at the gate and closing it, through its socket. Opening is the vault's alone.
+//! `kuramori gate`: looking at the gate and closing it, through its socket; trying a layer on its device.
+//! Opening is the vault's alone.
 
-use std::path::PathBuf;
+mod certificate;
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
 
 use clap::Subcommand;
 use kuramori_model::{
     fault::Exit,
-    gate::{GateStatus, Reply, Request},
+    gate::{
+        GateStatus, Reply, Request,
+        acceptance::{Acceptance, Outcome as Ended},
+    },
 };
 use kuramori_vault::gate::Gate;
 
-use crate::{Outcome, ui::Ui};
+use crate::{Outcome, failure::CliError, ui::Ui};
 
 /// Which gate, and what to do.
 #[derive(Debug, clap::Args)]
@@ -43,11 +52,44 @@ enum Verb {
         #[arg(long, value_name = "NUMBER", default_value_t = 20)]
         limit: u32,
     },
+    /// Try one layer on its own device: killed, frozen, restarted; keeps the record and prints a certificate
+    Test(Test),
+}
+
+/// What to try.
+#[derive(Debug, clap::Args)]
+struct Test {
+    /// The layer: A packet filter, B link, C switch port, D power
+    #[arg(long, value_name = "LAYER")]
+    layer: String,
+    /// The gate's configuration
+    #[arg(long, value_name = "FILE", default_value = "/etc/kuramori/gated.toml")]
+    config: PathBuf,
+    /// A command that restarts the device; without it that trial is not made
+    #[arg(long, value_name = "COMMAND")]
+    reboot_command: Option<String>,
+    /// How many seconds a dead-man may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    dead_man_within: u64,
+    /// Write the certificate (HTML, Japanese and English) and its JSON into this folder
+    #[arg(long, value_name = "FOLDER")]
+    certificate: Option<PathBuf>,
+    /// The gate's program, if it does not lie beside this one
+    #[arg(long, value_name = "FILE")]
+    program: Option<PathBuf>,
+    /// Do it: the layer is opened several times meanwhile, and the gate must not run
+    #[arg(long)]
+    yes: bool,
 }
 
 pub(crate) fn run(args: Args, ui: &Ui) -> Outcome {
     let gate = Gate::new(&args.socket);
-    let reply = gate.ask(&match args.verb {
+    let verb = match args.verb {
+        Verb::Test(test) => return try_layer(&test, ui),
+        verb => verb,
+    };
+    let reply = gate.ask(&match verb {
+        Verb::Test(_) => return Ok(Exit::Done),
         Verb::Status => Request::Status {},
         Verb::Close { reason } => Request::Close { reason },
         Verb::Lockdown { reason } => Request::Lockdown { reason },
@@ -96,5 +138,63 @@ fn show(status: &GateStatus, ui: &Ui) {
     ));
     for alarm in &status.alarms {
         ui.line(format!("! {alarm}"));
+    }
+}
+
+/// Runs the gate's own program, which alone holds the device's secrets.
+fn try_layer(test: &Test, ui: &Ui) -> Outcome {
+    if !test.yes {
+        let plan = ui.pick(
+            "試験の内容: 対象の層を数回開き、開いている間に制御プロセスを強制終了・凍結し、自ら閉じるかを確かめます。ほかの層は閉じたままです。kuramori-gated を止め、本番側のケーブルを抜いてから --yes を付けて実行してください。",
+            "the layer is opened several times; while it is open its process is killed and frozen, to see whether it closes by itself. All other layers stay closed. Stop kuramori-gated, unplug the production side, and run this again with --yes.",
+        );
+        return Err(CliError::Argument(plan.to_owned()).into());
+    }
+    let beside = || {
+        let own = std::env::current_exe().ok()?;
+        Some(own.with_file_name("kuramori-gated")).filter(|path| path.exists())
+    };
+    let program = test.program.clone().or_else(beside).unwrap_or_else(|| PathBuf::from("kuramori-gated"));
+    let mut command = Command::new(&program);
+    command.arg("--config").arg(&test.config).args(["--acceptance", &test.layer]);
+    command.args(["--dead-man-within", &test.dead_man_within.to_string()]);
+    if let Some(reboot) = &test.reboot_command {
+        command.args(["--reboot-command", reboot]);
+    }
+    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().map_err(CliError::File)?;
+    let record: Acceptance = serde_json::from_slice(&output.stdout).map_err(|_| {
+        CliError::Argument(format!("`{}` made no record ({})", program.display(), output.status))
+    })?;
+    ui.data(&record);
+    ui.line(format!("{} {}", record.layer, record.source));
+    for one in &record.findings {
+        let seconds = one.seconds.map_or_else(String::new, |seconds| format!(" {seconds:.2} s"));
+        ui.line(format!(
+            "  {} {}{seconds}: {}",
+            mark(one.outcome),
+            certificate::trial(one.trial, ui.language),
+            one.seen
+        ));
+    }
+    ui.line(certificate::verdict(&record, ui.language));
+    if let Some(folder) = &test.certificate {
+        write_certificate(folder, &record).map_err(CliError::File)?;
+    }
+    Ok(if record.passed() { Exit::Done } else { Exit::Damaged })
+}
+
+fn write_certificate(folder: &Path, record: &Acceptance) -> std::io::Result<()> {
+    fs_err::create_dir_all(folder)?;
+    let stem = format!("gate-test-{}", record.layer);
+    fs_err::write(folder.join(format!("{stem}.html")), certificate::html(record))?;
+    fs_err::write(folder.join(format!("{stem}.json")), serde_json::to_vec_pretty(record)?)
+}
+
+const fn mark(outcome: Ended) -> &'static str {
+    match outcome {
+        Ended::Passed => "ok",
+        Ended::Failed => "NO",
+        Ended::Absent => "--",
+        Ended::NotTried => "..",
     }
 }
