@@ -173,7 +173,7 @@ async fn take(app: &App, body: &Body, whole: serde_json::Value, key: &str) -> Re
     match app.exchange(&body.vault, key, &report.body).await {
         Ok(false) => {}
         Ok(true) => {
-            app.refused.report(&format!("the log of `{}` is not what was cosigned before", body.vault))
+            app.refused.report(&format!("the log of `{}` is not what was cosigned before", body.vault));
         }
         Err(error) => tracing::error!("no checkpoint is exchanged: {}", kuramori_model::fault::chain(&error)),
     }

@@ -46,6 +46,7 @@ struct Document {
     proof: Option<Proof>,
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form that `map_err` wants")]
 fn wrong(error: kuramori_audit::Error) -> ServerError {
     ServerError::Report(kuramori_model::fault::chain(&error))
 }

@@ -60,19 +60,19 @@ impl Vault {
             Order::Officers {} => Ok(json(&self.register.officers()?)),
             Order::OfficerAdd { officer, key, request, proposer } => {
                 let done = self.add_officer(&officer, key, request);
-                self.or_ask(done.map(|()| serde_json::json!({ "officer": officer })), proposer, || {
+                self.or_ask(done.map(|()| serde_json::json!({ "officer": officer })), &proposer, || {
                     change(&officer, "add", key)
                 })
             }
             Order::OfficerRetire { officer, request, proposer } => {
                 let done = self.retire_officer(&officer, request);
-                self.or_ask(done.map(|()| serde_json::json!({ "officer": officer })), proposer, || {
+                self.or_ask(done.map(|()| serde_json::json!({ "officer": officer })), &proposer, || {
                     change(&officer, "retire", None)
                 })
             }
             Order::OfficerSheet { officer, request, proposer } => {
                 let done = self.new_sheet(&officer, request);
-                self.or_ask(done.map(|sheet| json(&sheet)), proposer, || change(&officer, "sheet", None))
+                self.or_ask(done.map(|sheet| json(&sheet)), &proposer, || change(&officer, "sheet", None))
             }
             Order::Ask { action, target, params, proposer } => {
                 let wanted = match action {
@@ -136,12 +136,12 @@ impl Vault {
     fn or_ask(
         &self,
         done: Result<serde_json::Value>,
-        proposer: String,
+        proposer: &str,
         wanted: impl FnOnce() -> Wanted,
     ) -> Result<serde_json::Value> {
         match done {
             Err(Error::Approval(Refusal::NotAsked)) => {
-                Ok(serde_json::json!({ "waiting": self.request(&wanted(), &proposer)? }))
+                Ok(serde_json::json!({ "waiting": self.request(&wanted(), proposer)? }))
             }
             done => done,
         }

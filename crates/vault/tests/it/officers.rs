@@ -256,9 +256,8 @@ fn a_changed_row_and_a_retired_officer_count_for_nothing() {
     drop(house.vault);
     let sql = |text: &str| {
         let file = world.path("state").join("register.sqlite");
-        let script = format!(
-            "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1])\nc.execute(sys.argv[2])\nc.commit()\n"
-        );
+        let script =
+            "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1])\nc.execute(sys.argv[2])\nc.commit()\n";
         let done = Command::new("python3").arg("-c").arg(script).arg(&file).arg(text).status().unwrap();
         assert!(done.success());
     };

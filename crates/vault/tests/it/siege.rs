@@ -48,12 +48,12 @@ fn bomb(cipher: &crypto::Cipher, size: usize) -> Vec<u8> {
         id: BlobId::of(&plain),
         kind: BlobKind::Data,
         offset: 0,
-        length: bytes.len() as u32,
-        plain_length: Some(size as u32),
+        length: u32::try_from(bytes.len()).unwrap(),
+        plain_length: Some(u32::try_from(size).unwrap()),
     };
     let header = seal(cipher, &pack::encode_header(&[blob]));
     bytes.extend(&header);
-    bytes.extend((header.len() as u32).to_le_bytes());
+    bytes.extend(u32::try_from(header.len()).unwrap().to_le_bytes());
     bytes
 }
 
