@@ -77,24 +77,60 @@ fn conforms(driver: &mut dyn Actuator, kill: impl FnOnce()) {
 #[test]
 fn the_packet_filter_conforms() {
     let rig = Rig::new();
-    let config: NftConfig =
-        toml::from_str(&format!("inside = \"pul0\"\noutside = \"v0\"\nprogram = \"{}\"\n", {
-            let program = rig.path("nft");
-            fs_err::write(
-                &program,
-                format!("#!/bin/sh\ntest -e {} && exit 1\nexec nft \"$@\"\n", rig.path("dead").display()),
-            )
-            .unwrap();
-            rig::sh(&format!("chmod 755 {}", program.display()));
-            program.display().to_string()
-        }))
-        .unwrap();
-    let dead = rig.path("dead");
+    let (program, dead) = (rig.path("nft"), rig.path("dead"));
+    let text = format!("#!/bin/sh\ntest -e {} && exit 1\nexec nft \"$@\"\n", dead.display());
+    fs_err::write(&program, text).unwrap();
+    rig::sh(&format!("chmod 755 {}", program.display()));
+    // A thread that enters a namespace still sees the host's /sys: the index is shown where it looks.
+    let shown = rig.path("net");
+    fs_err::create_dir_all(shown.join("v0")).unwrap();
+    fs_err::write(shown.join("v0/ifindex"), rig.index("vlt", "v0")).unwrap();
+    let config: NftConfig = toml::from_str(&format!(
+        "inside = \"pul0\"\noutside = \"v0\"\nprogram = \"{}\"\nsys_class_net = \"{}\"\n",
+        program.display(),
+        shown.display()
+    ))
+    .unwrap();
     inside(&rig.ns("vlt"), move || {
         conforms(&mut Nft::new(config, 3), || fs_err::write(dead, "").unwrap());
     })
     .join()
     .unwrap();
+}
+
+/// Seconds that the lease's element still lives, as the kernel shows it.
+fn lease_left(rig: &Rig) -> u64 {
+    let (ok, shown) = rig.exec("vlt", "nft -j list set inet gate lease");
+    assert!(ok, "{shown}");
+    let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    let sets = shown["nftables"].as_array().unwrap().iter();
+    let elements = sets.filter_map(|one| one["set"]["elem"].as_array()).flatten();
+    elements.filter_map(|one| one["elem"]["expires"].as_u64()).max().unwrap_or(0)
+}
+
+#[test]
+fn adding_the_lease_again_does_not_renew_it_and_our_batch_does() {
+    let rig = Rig::new();
+    let shown = rig.path("net");
+    fs_err::create_dir_all(shown.join("v0")).unwrap();
+    fs_err::write(shown.join("v0/ifindex"), rig.index("vlt", "v0")).unwrap();
+    let text = format!("inside = \"pul0\"\noutside = \"v0\"\nsys_class_net = \"{}\"\n", shown.display());
+    let config: NftConfig = toml::from_str(&text).unwrap();
+    // Thirty seconds, so that a busy machine cannot blur what is renewed and what is not.
+    let long = Lease { ttl_s: 30, ..lease() };
+    let ns = rig.ns("vlt");
+    let mut driver = inside(&ns, move || {
+        let mut driver = Nft::new(config, 30);
+        driver.open(&long).unwrap();
+        driver
+    })
+    .join()
+    .unwrap();
+    rig::wait("some seconds of the lease", Duration::from_secs(20), || lease_left(&rig) <= 27);
+    rig.nft("vlt", "add element inet gate lease { 10.77.10.2 . 10.77.1.2 . 8443 timeout 30s }\n");
+    assert!(lease_left(&rig) <= 27, "accepted, and not renewed");
+    inside(&ns, move || driver.renew(&long).unwrap()).join().unwrap();
+    assert!(lease_left(&rig) > 27, "renewed");
 }
 
 #[test]
