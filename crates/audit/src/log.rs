@@ -268,6 +268,28 @@ impl Log {
         Ok(time)
     }
 
+    /// Every entry from number `from` on, oldest first, as it stands in the file; what was proven is
+    /// [`verify`](crate::verify())'s to say. Nothing is kept in memory. Ends at a line that is no entry.
+    ///
+    /// # Errors
+    /// [`Error::Io`], and what `take` gives.
+    pub fn each<E: From<Error>>(
+        folder: &Path,
+        from: u64,
+        take: &mut dyn FnMut(Entry) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        let mut taken = 0;
+        let file = fs_err::File::open(folder.join(FILE)).map_err(Error::from)?;
+        for line in BufReader::new(file).split(b'\n') {
+            let Ok(line) = parse(&line.map_err(Error::from)?) else { break };
+            if line.entry.number >= from {
+                take(line.entry)?;
+                taken += 1;
+            }
+        }
+        Ok(taken)
+    }
+
     /// The newest entries, oldest first; at most `most`.
     ///
     /// # Errors

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use kuramori_model::{finding::Finding, ids::SystemId};
 use serde::Serialize;
-use sqlx::SqliteConnection;
 
 use crate::{
     Catalog, CatalogError, Result,
     codec::{from_json, maybe_time, micros, number, signed, time, to_json, unsigned},
+    sql::{self, Transaction, row},
 };
 
 /// One alarm.
@@ -45,17 +45,18 @@ pub struct AlarmChanges {
     pub closed: Vec<Alarm>,
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    id: i64,
-    scope: String,
-    dedup: String,
-    finding: String,
-    opened_at: i64,
-    seen_at: i64,
-    notified_at: Option<i64>,
-    taken_by: Option<String>,
-    closed_at: Option<i64>,
+row! {
+    struct Row {
+        id: i64,
+        scope: String,
+        dedup: String,
+        finding: String,
+        opened_at: i64,
+        seen_at: i64,
+        notified_at: Option<i64>,
+        taken_by: Option<String>,
+        closed_at: Option<i64>,
+    }
 }
 
 impl TryFrom<Row> for Alarm {
@@ -92,11 +93,11 @@ impl Catalog {
             }
         }
         let mut changes = AlarmChanges::default();
-        let mut tx = self.writer().begin().await?;
+        let mut tx = self.begin().await?;
         let open: Vec<Row> =
-            sqlx::query_as("SELECT * FROM alarms WHERE scope = $1 AND closed_at IS NULL ORDER BY id")
+            sql::query_as("SELECT * FROM alarms WHERE scope = $1 AND closed_at IS NULL ORDER BY id")
                 .bind(scope)
-                .fetch_all(&mut *tx)
+                .fetch_all(&mut tx)
                 .await?;
         for row in open {
             let found = wanted.remove(&row.dedup);
@@ -106,21 +107,21 @@ impl Catalog {
                 let louder = finding.severity > alarm.finding.severity;
                 alarm.finding = finding.clone();
                 alarm.seen = time(now)?;
-                sqlx::query("UPDATE alarms SET finding = $2, severity = $3, seen_at = $4 WHERE id = $1")
+                sql::query("UPDATE alarms SET finding = $2, severity = $3, seen_at = $4 WHERE id = $1")
                     .bind(id)
                     .bind(to_json(finding)?)
                     .bind(finding.severity.as_str())
                     .bind(now)
-                    .execute(&mut *tx)
+                    .execute(&mut tx)
                     .await?;
                 if louder {
                     changes.raised.push(alarm);
                 }
             } else {
-                sqlx::query("UPDATE alarms SET closed_at = $2 WHERE id = $1")
+                sql::query("UPDATE alarms SET closed_at = $2 WHERE id = $1")
                     .bind(id)
                     .bind(now)
-                    .execute(&mut *tx)
+                    .execute(&mut tx)
                     .await?;
                 alarm.closed = Some(time(now)?);
                 changes.closed.push(alarm);
@@ -135,7 +136,7 @@ impl Catalog {
 
     /// Open alarms, loudest and newest first.
     pub async fn open_alarms(&self) -> Result<Vec<Alarm>> {
-        let rows = sqlx::query_as("SELECT * FROM alarms WHERE closed_at IS NULL ORDER BY id DESC")
+        let rows = sql::query_as("SELECT * FROM alarms WHERE closed_at IS NULL ORDER BY id DESC")
             .fetch_all(self.reader())
             .await?;
         let mut found = alarms(rows)?;
@@ -145,19 +146,18 @@ impl Catalog {
 
     /// Alarms, open and closed, newest first.
     pub async fn alarms(&self, system: Option<&SystemId>, limit: u32) -> Result<Vec<Alarm>> {
-        let rows = sqlx::query_as(
-            "SELECT * FROM alarms WHERE ($1 IS NULL OR system = $1) ORDER BY id DESC LIMIT $2",
-        )
-        .bind(system.map(SystemId::as_str))
-        .bind(i64::from(limit))
-        .fetch_all(self.reader())
-        .await?;
+        let rows =
+            sql::query_as("SELECT * FROM alarms WHERE ($1 IS NULL OR system = $1) ORDER BY id DESC LIMIT $2")
+                .bind(system.map(SystemId::as_str))
+                .bind(i64::from(limit))
+                .fetch_all(self.reader())
+                .await?;
         alarms(rows)
     }
 
     /// Records that a target took the notice.
     pub async fn set_notified(&self, id: u64) -> Result<()> {
-        sqlx::query("UPDATE alarms SET notified_at = $2 WHERE id = $1 AND notified_at IS NULL")
+        sql::query("UPDATE alarms SET notified_at = $2 WHERE id = $1 AND notified_at IS NULL")
             .bind(signed(id))
             .bind(micros(self.inner.clock.now()))
             .execute(self.writer())
@@ -167,7 +167,7 @@ impl Catalog {
 
     /// Records who takes care of it.
     pub async fn take_alarm(&self, id: u64, by: &str) -> Result<()> {
-        let done = sqlx::query("UPDATE alarms SET taken_by = $2, taken_at = $3 WHERE id = $1")
+        let done = sql::query("UPDATE alarms SET taken_by = $2, taken_at = $3 WHERE id = $1")
             .bind(signed(id))
             .bind(by)
             .bind(micros(self.inner.clock.now()))
@@ -181,14 +181,14 @@ impl Catalog {
 }
 
 async fn open_alarm(
-    connection: &mut SqliteConnection,
+    connection: &mut Transaction,
     scope: &str,
     key: &str,
     finding: &Finding,
     now: i64,
 ) -> Result<Alarm> {
     let id = number(connection, "alarm").await?;
-    sqlx::query(
+    sql::query(
         "INSERT INTO alarms (id, scope, dedup, system, code, severity, finding, opened_at, seen_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8)",
     )

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     Catalog, Result,
     codec::{duration, from_json, length, micros, time, to_json, unsigned},
+    sql,
 };
 
 /// The last sign of life of one part.
@@ -28,9 +29,9 @@ pub struct Heartbeat {
 impl Catalog {
     /// A sign of life.
     pub async fn beat(&self, name: &str, detail: &serde_json::Value) -> Result<()> {
-        let mut tx = self.writer().begin().await?;
+        let mut tx = self.begin().await?;
         let stamp = self.advance(&mut tx).await?;
-        sqlx::query(
+        sql::query(
             "INSERT INTO heartbeats (name, at, age, beats, detail) VALUES ($1, $2, $3, 1, $4)
              ON CONFLICT (name) DO UPDATE SET at = excluded.at, age = excluded.age,
                 beats = heartbeats.beats + 1, detail = excluded.detail",
@@ -39,7 +40,7 @@ impl Catalog {
         .bind(micros(stamp.now))
         .bind(length(stamp.age))
         .bind(to_json(detail)?)
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await?;
         tx.commit().await?;
         Ok(())
@@ -48,7 +49,7 @@ impl Catalog {
     /// The last sign of life of every part.
     pub async fn heartbeats(&self) -> Result<Vec<Heartbeat>> {
         let rows: Vec<(String, i64, i64, i64, String)> =
-            sqlx::query_as("SELECT name, at, age, beats, detail FROM heartbeats ORDER BY name")
+            sql::query_as("SELECT name, at, age, beats, detail FROM heartbeats ORDER BY name")
                 .fetch_all(self.reader())
                 .await?;
         rows.into_iter()

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{CatalogError, Result};
+use crate::{
+    CatalogError, Result,
+    sql::{self, Transaction},
+};
 
 pub(crate) fn micros(time: Timestamp) -> i64 {
     time.as_microsecond()
@@ -68,8 +71,8 @@ macro_rules! named {
 pub(crate) use named;
 
 /// The next number of a counter, inside the caller's transaction.
-pub(crate) async fn number(connection: &mut sqlx::SqliteConnection, name: &str) -> Result<i64> {
-    Ok(sqlx::query_scalar(
+pub(crate) async fn number(connection: &mut Transaction, name: &str) -> Result<i64> {
+    Ok(sql::query_scalar(
         "INSERT INTO counters (name, value) VALUES ($1, 1)
          ON CONFLICT (name) DO UPDATE SET value = counters.value + 1 RETURNING value",
     )

@@ -1,6 +1,6 @@
 //! What can go wrong with the catalog, by stable codes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use jiff::Timestamp;
 use kuramori_judge::schedule::BadSchedule;
@@ -8,6 +8,8 @@ use kuramori_model::{
     fault::{Exit, Fault, Kind},
     ids::RunId,
 };
+
+use crate::Database;
 
 /// Why the catalog could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +24,22 @@ pub enum CatalogError {
         /// The holder's host.
         host: String,
     },
-    /// The file could not be opened.
-    #[error("the catalog `{}` cannot be opened", path.display())]
+    /// The URL of the catalog is not one.
+    #[error("`{url}` is not a catalog's URL: {why}")]
+    BadUrl {
+        /// As given, without a password.
+        url: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The database does not answer; what was committed is safe, and the same call works when it is back.
+    #[error("the catalog's database does not answer")]
+    Away(#[source] sqlx::Error),
+    /// The database could not be opened.
+    #[error("the catalog `{name}` cannot be opened")]
     Open {
         /// The database.
-        path: PathBuf,
+        name: String,
         /// The engine's words.
         #[source]
         source: sqlx::Error,
@@ -42,10 +55,10 @@ pub enum CatalogError {
         known: i64,
     },
     /// A migration failed; nothing of it was kept.
-    #[error("the catalog `{}` cannot be brought to this version", path.display())]
+    #[error("the catalog `{name}` cannot be brought to this version")]
     Migrate {
         /// The database.
-        path: PathBuf,
+        name: String,
         /// The engine's words.
         #[source]
         source: sqlx::migrate::MigrateError,
@@ -122,10 +135,10 @@ pub enum CatalogError {
         expected: Timestamp,
     },
     /// Import works on an empty machine only.
-    #[error("the catalog `{}` already holds {systems} systems; an import needs an empty one", path.display())]
+    #[error("the catalog `{name}` already holds {systems} systems; an import needs an empty one")]
     NotEmpty {
         /// The database.
-        path: PathBuf,
+        name: String,
         /// How many systems it holds.
         systems: i64,
     },
@@ -154,41 +167,81 @@ const CORRUPT: i64 = 11;
 const FULL: i64 = 13;
 const NOT_A_DATABASE: i64 = 26;
 
-fn result_code(error: &sqlx::Error) -> Option<i64> {
-    let code: i64 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+/// What the engines' codes mean to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Full,
+    Corrupt,
+    Away,
+    Busy,
+    Other,
+}
+
+fn meaning(error: &sqlx::Error) -> Meaning {
+    let Some(database) = error.as_database_error() else {
+        return match error {
+            // `Protocol` is also a connection that was cut in the middle of an answer.
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::WorkerCrashed => Meaning::Away,
+            _ => Meaning::Other,
+        };
+    };
+    let code = database.code().unwrap_or_default();
+    if database.try_downcast_ref::<sqlx::postgres::PgDatabaseError>().is_some() {
+        // SQLSTATE, https://www.postgresql.org/docs/15/errcodes-appendix.html
+        return match code.as_ref() {
+            "53100" => Meaning::Full,
+            "XX001" | "XX002" => Meaning::Corrupt,
+            // Too many connections, shut down, crashed, starting up, transaction ended for idling.
+            "53300" | "57P01" | "57P02" | "57P03" | "25P03" => Meaning::Away,
+            // Serialization, deadlock, lock not available, statement took too long.
+            "40001" | "40P01" | "55P03" | "57014" => Meaning::Busy,
+            code if code.starts_with("08") => Meaning::Away,
+            _ => Meaning::Other,
+        };
+    }
+    match code.parse::<i64>().map(|code| code & 0xff) {
+        Ok(FULL) => Meaning::Full,
+        Ok(CORRUPT | NOT_A_DATABASE) => Meaning::Corrupt,
+        Ok(BUSY | IO) => Meaning::Busy,
+        _ => Meaning::Other,
+    }
 }
 
 impl From<sqlx::Error> for CatalogError {
     fn from(error: sqlx::Error) -> Self {
-        match result_code(&error) {
-            Some(FULL) => Self::Full(error),
-            Some(CORRUPT | NOT_A_DATABASE) => Self::Damaged { what: "database file", why: error.to_string() },
-            _ => Self::Database(error),
+        match meaning(&error) {
+            Meaning::Full => Self::Full(error),
+            Meaning::Corrupt => Self::Damaged { what: "database", why: error.to_string() },
+            Meaning::Away => Self::Away(error),
+            Meaning::Busy | Meaning::Other => Self::Database(error),
         }
     }
 }
 
 impl CatalogError {
-    pub(crate) fn opening(path: &Path, source: sqlx::Error) -> Self {
-        match Self::from(source) {
-            Self::Database(source) => Self::Open { path: path.to_owned(), source },
-            Self::Damaged { what, why } => {
-                Self::Damaged { what, why: format!("{why} (`{}`)", path.display()) }
-            }
+    /// Names the database in an error of its opening.
+    pub(crate) fn opening(self, database: &Database) -> Self {
+        let name = database.to_string();
+        match self {
+            Self::Database(source) | Self::Away(source) => Self::Open { name, source },
+            Self::Damaged { what, why } => Self::Damaged { what, why: format!("{why} (`{name}`)") },
+            Self::Newer { found, known, .. } => Self::Newer { name, found, known },
+            Self::Migrate { source, .. } => Self::Migrate { name, source },
             other => other,
         }
     }
 
-    pub(crate) fn migrating(path: &Path, source: sqlx::migrate::MigrateError) -> Self {
+    pub(crate) fn migrating(source: sqlx::migrate::MigrateError) -> Self {
         match source {
-            sqlx::migrate::MigrateError::VersionMissing(found) => Self::Newer {
-                name: path.display().to_string(),
-                found,
-                known: crate::pool::newest_migration(),
-            },
-            sqlx::migrate::MigrateError::Execute(error) => Self::opening(path, error),
-            source => Self::Migrate { path: path.to_owned(), source },
+            sqlx::migrate::MigrateError::VersionMissing(found) => {
+                Self::Newer { name: String::new(), found, known: crate::pool::newest_migration() }
+            }
+            sqlx::migrate::MigrateError::Execute(error) => Self::from(error),
+            source => Self::Migrate { name: String::new(), source },
         }
     }
 
@@ -201,6 +254,8 @@ impl Fault for CatalogError {
     fn code(&self) -> &'static str {
         match self {
             Self::SecondServer { .. } => "catalog.second-server",
+            Self::BadUrl { .. } => "catalog.bad-url",
+            Self::Away(_) => "catalog.away",
             Self::Open { .. } => "catalog.cannot-open",
             Self::Newer { .. } => "catalog.newer",
             Self::Migrate { .. } => "catalog.cannot-migrate",
@@ -223,13 +278,14 @@ impl Fault for CatalogError {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Database(error) => match result_code(error) {
-                Some(BUSY | IO) => Kind::Retry,
+            Self::Database(error) => match meaning(error) {
+                Meaning::Busy => Kind::Retry,
                 _ if error.as_database_error().is_none() => Kind::Retry,
                 _ => Kind::Bug,
             },
+            Self::Open { source, .. } if meaning(source) == Meaning::Away => Kind::Retry,
             Self::Damaged { .. } | Self::BadExport { .. } => Kind::Damaged,
-            Self::Changed { .. } | Self::LeaseLost { .. } => Kind::Retry,
+            Self::Away(_) | Self::Changed { .. } | Self::LeaseLost { .. } => Kind::Retry,
             Self::Suspended { .. } => Kind::Refused,
             Self::Json(_) => Kind::Bug,
             _ => Kind::Fix,
@@ -242,6 +298,12 @@ impl Fault for CatalogError {
                 return Some(format!(
                     "stop process {pid} on {host}, or give this server a catalog of its own"
                 ));
+            }
+            Self::Away(_) => {
+                "start the database; everything recorded before is safe, and the server goes on by itself"
+            }
+            Self::Open { source, .. } if meaning(source) == Meaning::Away => {
+                "see that the database runs and that this machine reaches it, then start again"
             }
             Self::Newer { .. } => "install the newer version; going back is not possible",
             Self::Full(_) => "free some space; everything recorded before is safe",

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::{
     Catalog, Result,
     codec::{from_json, micros, number, signed, time, to_json, unsigned},
+    sql,
     system::system_id,
 };
 
@@ -36,16 +37,16 @@ impl Catalog {
         system: Option<&SystemId>,
         data: &serde_json::Value,
     ) -> Result<u64> {
-        let mut tx = self.writer().begin().await?;
+        let mut tx = self.begin().await?;
         let id = number(&mut tx, "event").await?;
-        sqlx::query("INSERT INTO events (id, at, actor, kind, system, data) VALUES ($1, $2, $3, $4, $5, $6)")
+        sql::query("INSERT INTO events (id, at, actor, kind, system, data) VALUES ($1, $2, $3, $4, $5, $6)")
             .bind(id)
             .bind(micros(self.inner.clock.now()))
             .bind(actor)
             .bind(kind)
             .bind(system.map(SystemId::as_str))
             .bind(to_json(data)?)
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
         tx.commit().await?;
         Ok(unsigned(id))
@@ -74,7 +75,7 @@ impl Catalog {
     /// The newest rows of one kind, newest first, of all systems or of one.
     pub async fn events_of(&self, kind: &str, system: Option<&SystemId>, limit: u32) -> Result<Vec<Event>> {
         type Raw = (i64, i64, String, String, Option<String>, String);
-        let rows: Vec<Raw> = sqlx::query_as(
+        let rows: Vec<Raw> = sql::query_as(
             "SELECT id, at, actor, kind, system, data FROM events
              WHERE kind = $1 AND ($2 IS NULL OR system = $2) ORDER BY id DESC LIMIT $3",
         )
@@ -89,7 +90,7 @@ impl Catalog {
     async fn read_events(&self, sql: &'static str, after: i64, limit: u32) -> Result<Vec<Event>> {
         type Raw = (i64, i64, String, String, Option<String>, String);
         let rows: Vec<Raw> =
-            sqlx::query_as(sql).bind(after).bind(i64::from(limit)).fetch_all(self.reader()).await?;
+            sql::query_as(sql).bind(after).bind(i64::from(limit)).fetch_all(self.reader()).await?;
         events(rows)
     }
 }

@@ -5,8 +5,12 @@
 //! rows, claims on jobs, alarms that opened or closed, and one file ([`Catalog::export`]) from which an
 //! empty machine gets everything back ([`Catalog::import`]).
 //!
+//! It lies in an SQLite file on one machine, or in PostgreSQL that several servers share ([`Database`]).
+//!
 //! **What can go wrong:** a second server on the same file (refused by name, [`CatalogError::SecondServer`]);
-//! a worker that lost its job and still writes (every write of a job carries owner and epoch and is
+//! a PostgreSQL that is away ([`CatalogError::Away`]; nothing that was committed is lost, and the same calls
+//! work again when it is back); a server that died or froze in the middle of a job (its lease ends in
+//! accumulated time, and another takes the job over with the next epoch, [`Catalog::take_over`]); a worker that lost its job and still writes (every write of a job carries owner and epoch and is
 //! compared, [`CatalogError::LeaseLost`]); a wall clock that jumps (recorded, and removals stop until a
 //! person confirms the time, [`Catalog::suspended`]); a full disk or a damaged file (typed, and nothing
 //! that was committed is lost: WAL with `synchronous=FULL`).
@@ -21,23 +25,23 @@ mod alarm;
 mod beat;
 mod claim;
 mod codec;
+mod database;
 mod error;
 mod event;
 mod guard;
+mod lease;
 mod outbox;
 mod point;
 mod pool;
 mod run;
 mod secret;
+mod sql;
 mod system;
 mod time;
 mod transfer;
 mod window;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use kuramori_model::clock::Clock;
 
@@ -45,8 +49,10 @@ pub use crate::{
     alarm::{Alarm, AlarmChanges},
     beat::Heartbeat,
     claim::{Claim, End, Pulse},
+    database::Database,
     error::CatalogError,
     event::Event,
+    lease::Lease,
     outbox::{Owed, Sendable},
     point::{NewPoint, Place, Point, VaultPoint, Verdict},
     run::{Enqueued, NewRun, Progress, Reason, Run, RunFilter, RunKind, RunState},
@@ -56,7 +62,11 @@ pub use crate::{
     transfer::Exported,
     window::{VaultReport, Window},
 };
-use crate::{guard::Guard, pool::Pool};
+use crate::{
+    guard::Guard,
+    pool::Pool,
+    sql::{On, Transaction},
+};
 
 /// What every function here returns.
 pub type Result<T> = std::result::Result<T, CatalogError>;
@@ -72,31 +82,45 @@ struct Inner {
     pool: Pool,
     clock: Arc<dyn Clock>,
     boot_id: String,
-    path: PathBuf,
-    // Last, so that the database is closed before the next server may open it.
-    _guard: Guard,
+    database: Database,
+    // Last, so that the file is closed before the next server may open it.
+    _guard: Option<Guard>,
 }
 
 impl Catalog {
-    /// Opens the catalog in an SQLite file, creating and migrating it as needed, and holds it alone.
-    pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+    /// Opens the catalog, creating and migrating it as needed. A file is held alone; a PostgreSQL database is
+    /// shared with the hospital's other servers.
+    pub async fn open(database: impl Into<Database>, clock: Arc<dyn Clock>) -> Result<Self> {
         let boot_id = fs_err::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Self::open_as_booted(path, clock, boot_id.trim()).await
+        Self::open_as_booted(database, clock, boot_id.trim()).await
     }
 
     /// As [`open`](Self::open), with a given name of this boot: for simulations that reboot.
-    pub async fn open_as_booted(path: &Path, clock: Arc<dyn Clock>, boot_id: &str) -> Result<Self> {
-        let guard = Guard::take(path)?;
-        let pool = Pool::open(path).await?;
-        let inner = Inner { pool, clock, boot_id: boot_id.to_owned(), path: path.to_owned(), _guard: guard };
+    pub async fn open_as_booted(
+        database: impl Into<Database>,
+        clock: Arc<dyn Clock>,
+        boot_id: &str,
+    ) -> Result<Self> {
+        let database = database.into();
+        let guard = match &database {
+            Database::File(path) => Some(Guard::take(path)?),
+            Database::Server { .. } => None,
+        };
+        let pool = Pool::open(&database).await?;
+        let inner = Inner { pool, clock, boot_id: boot_id.to_owned(), database, _guard: guard };
         let catalog = Self { inner: Arc::new(inner) };
         catalog.tick().await?;
         Ok(catalog)
     }
 
     /// Where the database lies.
-    pub fn path(&self) -> &Path {
-        &self.inner.path
+    pub fn database(&self) -> &Database {
+        &self.inner.database
+    }
+
+    /// Whether other servers may work with it at this moment.
+    pub fn is_shared(&self) -> bool {
+        self.inner.database.is_shared()
     }
 
     /// Closes all connections. Without it the file is closed when the last clone goes.
@@ -106,7 +130,7 @@ impl Catalog {
 
     /// Reads a setting of the platform as JSON; none if it was never set.
     pub async fn setting<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
-        let text: Option<String> = sqlx::query_scalar("SELECT value FROM settings WHERE name = $1")
+        let text: Option<String> = crate::sql::query_scalar("SELECT value FROM settings WHERE name = $1")
             .bind(name)
             .fetch_optional(self.reader())
             .await?;
@@ -116,7 +140,7 @@ impl Catalog {
     /// Writes a setting of the platform as JSON.
     pub async fn set_setting<T: serde::Serialize + Sync>(&self, name: &str, value: &T) -> Result<()> {
         let text = codec::to_json(value)?;
-        sqlx::query(
+        crate::sql::query(
             "INSERT INTO settings (name, value) VALUES ($1, $2)
              ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         )
@@ -127,11 +151,15 @@ impl Catalog {
         Ok(())
     }
 
-    fn reader(&self) -> &sqlx::SqlitePool {
+    fn reader(&self) -> On<'_> {
         self.inner.pool.reader()
     }
 
-    fn writer(&self) -> &sqlx::SqlitePool {
+    fn writer(&self) -> On<'_> {
         self.inner.pool.writer()
+    }
+
+    async fn begin(&self) -> Result<Transaction> {
+        self.inner.pool.begin().await
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     Catalog, Result,
     codec::{from_json, length, maybe_time, micros, number, signed, time, to_json, unsigned},
+    sql::{self, row},
 };
 
 /// A notice that is owed, or was sent.
@@ -41,17 +42,18 @@ pub struct Sendable {
     epoch: i64,
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    id: i64,
-    target: String,
-    dedup: String,
-    payload: String,
-    created_at: i64,
-    attempts: i64,
-    last_error: Option<String>,
-    epoch: i64,
-    sent_at: Option<i64>,
+row! {
+    struct Row {
+        id: i64,
+        target: String,
+        dedup: String,
+        payload: String,
+        created_at: i64,
+        attempts: i64,
+        last_error: Option<String>,
+        epoch: i64,
+        sent_at: Option<i64>,
+    }
 }
 
 fn owed(row: Row) -> Result<Owed> {
@@ -77,16 +79,16 @@ impl Catalog {
         due: Timestamp,
     ) -> Result<bool> {
         let payload = to_json(payload)?;
-        let mut tx = self.writer().begin().await?;
-        let there: Option<i64> = sqlx::query_scalar("SELECT id FROM outbox WHERE dedup = $1")
+        let mut tx = self.begin().await?;
+        let there: Option<i64> = sql::query_scalar("SELECT id FROM outbox WHERE dedup = $1")
             .bind(dedup)
-            .fetch_optional(&mut *tx)
+            .fetch_optional(&mut tx)
             .await?;
         if there.is_some() {
             return Ok(false);
         }
         let id = number(&mut tx, "notice").await?;
-        sqlx::query(
+        sql::query(
             "INSERT INTO outbox (id, target, dedup, payload, created_at, due_at, attempts, epoch)
              VALUES ($1, $2, $3, $4, $5, $6, 0, 0)",
         )
@@ -96,7 +98,7 @@ impl Catalog {
         .bind(payload)
         .bind(micros(self.inner.clock.now()))
         .bind(micros(due))
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await?;
         tx.commit().await?;
         Ok(true)
@@ -105,9 +107,9 @@ impl Catalog {
     /// Claims the oldest notice that is due; none if all is sent. One that its owner forgets comes back
     /// after `lease`.
     pub async fn next_owed(&self, owner: &str, lease: Duration) -> Result<Option<Sendable>> {
-        let mut tx = self.writer().begin().await?;
+        let mut tx = self.begin().await?;
         let stamp = self.advance(&mut tx).await?;
-        let row: Option<Row> = sqlx::query_as(
+        let row: Option<Row> = sql::query_as(
             "UPDATE outbox SET owner = $1, epoch = epoch + 1, lease_until = $2, attempts = attempts + 1
              WHERE id = (SELECT id FROM outbox WHERE sent_at IS NULL AND dropped_at IS NULL
                          AND due_at <= $3 AND (lease_until IS NULL OR lease_until < $4)
@@ -118,7 +120,7 @@ impl Catalog {
         .bind(length(stamp.age + lease))
         .bind(micros(stamp.now))
         .bind(length(stamp.age))
-        .fetch_optional(&mut *tx)
+        .fetch_optional(&mut tx)
         .await?;
         tx.commit().await?;
         row.map(|row| {
@@ -130,7 +132,7 @@ impl Catalog {
 
     /// The target took it.
     pub async fn sent(&self, notice: &Sendable) -> Result<()> {
-        sqlx::query(
+        sql::query(
             "UPDATE outbox SET sent_at = $4, lease_until = NULL, last_error = NULL
              WHERE id = $1 AND owner = $2 AND epoch = $3",
         )
@@ -145,7 +147,7 @@ impl Catalog {
 
     /// It did not go; try again at `again`.
     pub async fn unsent(&self, notice: &Sendable, error: &str, again: Timestamp) -> Result<()> {
-        sqlx::query(
+        sql::query(
             "UPDATE outbox SET due_at = $4, lease_until = NULL, last_error = $5
              WHERE id = $1 AND owner = $2 AND epoch = $3",
         )
@@ -161,7 +163,7 @@ impl Catalog {
 
     /// A person gives it up.
     pub async fn drop_owed(&self, id: u64) -> Result<()> {
-        sqlx::query("UPDATE outbox SET dropped_at = $2 WHERE id = $1 AND sent_at IS NULL")
+        sql::query("UPDATE outbox SET dropped_at = $2 WHERE id = $1 AND sent_at IS NULL")
             .bind(signed(id))
             .bind(micros(self.inner.clock.now()))
             .execute(self.writer())
@@ -172,7 +174,7 @@ impl Catalog {
     /// Everything that is still owed, oldest first.
     pub async fn all_owed(&self) -> Result<Vec<Owed>> {
         let rows: Vec<Row> =
-            sqlx::query_as("SELECT * FROM outbox WHERE sent_at IS NULL AND dropped_at IS NULL ORDER BY id")
+            sql::query_as("SELECT * FROM outbox WHERE sent_at IS NULL AND dropped_at IS NULL ORDER BY id")
                 .fetch_all(self.reader())
                 .await?;
         rows.into_iter().map(owed).collect()
@@ -180,7 +182,7 @@ impl Catalog {
 
     /// When a target last took a notice; none if never.
     pub async fn last_sent(&self, target: &str) -> Result<Option<Timestamp>> {
-        let at: Option<i64> = sqlx::query_scalar("SELECT MAX(sent_at) FROM outbox WHERE target = $1")
+        let at: Option<i64> = sql::query_scalar("SELECT MAX(sent_at) FROM outbox WHERE target = $1")
             .bind(target)
             .fetch_one(self.reader())
             .await?;

@@ -10,7 +10,6 @@ use kuramori_judge::{
 };
 use kuramori_model::ids::{RunId, Sequence, SystemId};
 use serde::Serialize;
-use sqlx::SqliteConnection;
 
 use crate::{
     Catalog, CatalogError, Result, Stamp,
@@ -18,6 +17,7 @@ use crate::{
         duration, from_json, from_name, length, maybe_time, micros, named, number, signed, time, to_json,
         unsigned,
     },
+    sql::{self, Transaction, row},
     system::system_id,
 };
 
@@ -107,23 +107,24 @@ pub struct Point {
     pub received_age: Duration,
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    place: String,
-    system: String,
-    sequence: i64,
-    received_at: i64,
-    received_age: i64,
-    snapshot: String,
-    run: Option<i64>,
-    bytes: i64,
-    added: Option<i64>,
-    files: i64,
-    complete: i64,
-    verdict: String,
-    facts: String,
-    drilled_at: Option<i64>,
-    removed_at: Option<i64>,
+row! {
+    struct Row {
+        place: String,
+        system: String,
+        sequence: i64,
+        received_at: i64,
+        received_age: i64,
+        snapshot: String,
+        run: Option<i64>,
+        bytes: i64,
+        added: Option<i64>,
+        files: i64,
+        complete: i64,
+        verdict: String,
+        facts: String,
+        drilled_at: Option<i64>,
+        removed_at: Option<i64>,
+    }
 }
 
 impl TryFrom<Row> for Point {
@@ -170,7 +171,7 @@ impl Catalog {
     /// Commits a point of the primary outside of a run (a stock restic client's). The same snapshot again
     /// gives the point that is already there.
     pub async fn commit_point(&self, new: &NewPoint) -> Result<Point> {
-        let mut tx = self.writer().begin().await?;
+        let mut tx = self.begin().await?;
         let stamp = self.advance(&mut tx).await?;
         let point = Self::insert_point(&mut tx, new, stamp).await?;
         tx.commit().await?;
@@ -178,12 +179,12 @@ impl Catalog {
     }
 
     pub(crate) async fn insert_point(
-        connection: &mut SqliteConnection,
+        connection: &mut Transaction,
         new: &NewPoint,
         stamp: Stamp,
     ) -> Result<Point> {
         let there: Option<Row> =
-            sqlx::query_as("SELECT * FROM points WHERE place = 'primary' AND system = $1 AND snapshot = $2")
+            sql::query_as("SELECT * FROM points WHERE place = 'primary' AND system = $1 AND snapshot = $2")
                 .bind(new.system.as_str())
                 .bind(&new.snapshot)
                 .fetch_optional(&mut *connection)
@@ -192,7 +193,7 @@ impl Catalog {
             return row.try_into();
         }
         let sequence = number(connection, "point").await?;
-        let row: Row = sqlx::query_as(
+        let row: Row = sql::query_as(
             "INSERT INTO points (place, system, sequence, received_at, received_age, snapshot, run, bytes,
                                  added, files, complete, verdict, facts)
              VALUES ('primary', $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'unknown', $11) RETURNING *",
@@ -215,10 +216,10 @@ impl Catalog {
 
     /// Records what the vault reports of a point; newer reports overwrite what may change.
     pub async fn record_vault_point(&self, new: &VaultPoint) -> Result<()> {
-        let mut tx = self.writer().begin().await?;
+        let mut tx = self.begin().await?;
         let stamp = self.advance(&mut tx).await?;
         let facts = to_json(&RunFacts { bytes: new.bytes, files: new.files, ..RunFacts::default() })?;
-        sqlx::query(
+        sql::query(
             "INSERT INTO points (place, system, sequence, received_at, received_age, snapshot, bytes, files,
                                  complete, verdict, facts, drilled_at)
              VALUES ('vault', $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
@@ -237,7 +238,7 @@ impl Catalog {
         .bind(new.verdict.as_str())
         .bind(facts)
         .bind(new.drilled.map(micros))
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await?;
         tx.commit().await?;
         Ok(())
@@ -246,7 +247,7 @@ impl Catalog {
     /// The points of a system that are there, newest first by the receiver's number.
     pub async fn points(&self, system: &SystemId, place: Place) -> Result<Vec<Point>> {
         points(
-            sqlx::query_as(
+            sql::query_as(
                 "SELECT * FROM points WHERE system = $1 AND place = $2 AND removed_at IS NULL
                  ORDER BY sequence DESC",
             )
@@ -259,7 +260,7 @@ impl Catalog {
 
     /// The newest complete point of a system that is there.
     pub async fn newest_point(&self, system: &SystemId, place: Place) -> Result<Option<Point>> {
-        let row: Option<Row> = sqlx::query_as(
+        let row: Option<Row> = sql::query_as(
             "SELECT * FROM points WHERE system = $1 AND place = $2 AND removed_at IS NULL AND complete = 1
              ORDER BY sequence DESC LIMIT 1",
         )
@@ -272,7 +273,7 @@ impl Catalog {
 
     /// One point by its number.
     pub async fn point(&self, place: Place, sequence: Sequence) -> Result<Point> {
-        let row: Option<Row> = sqlx::query_as("SELECT * FROM points WHERE place = $1 AND sequence = $2")
+        let row: Option<Row> = sql::query_as("SELECT * FROM points WHERE place = $1 AND sequence = $2")
             .bind(place.as_str())
             .bind(signed(sequence.0))
             .fetch_optional(self.reader())
@@ -282,7 +283,7 @@ impl Catalog {
 
     /// The last `limit` points of the primary, removed ones too, oldest first: the judge's history.
     pub async fn history(&self, system: &SystemId, limit: u32) -> Result<Vec<Taken>> {
-        let rows: Vec<Row> = sqlx::query_as(
+        let rows: Vec<Row> = sql::query_as(
             "SELECT * FROM points WHERE system = $1 AND place = 'primary' ORDER BY sequence DESC LIMIT $2",
         )
         .bind(system.as_str())
@@ -316,7 +317,7 @@ impl Catalog {
     /// How many points of a place were removed within the last day of accumulated time.
     pub async fn removed_today(&self, system: &SystemId, place: Place) -> Result<u32> {
         let age = length(self.tick().await?.age);
-        let count: i64 = sqlx::query_scalar(
+        let count: i64 = sql::query_scalar(
             "SELECT COUNT(*) FROM points WHERE system = $1 AND place = $2 AND removed_age > $3",
         )
         .bind(system.as_str())
@@ -330,10 +331,10 @@ impl Catalog {
     /// Records that points are gone. What may go is asked before: [`removals_allowed`](Self::removals_allowed)
     /// and the retention plan.
     pub async fn mark_removed(&self, place: Place, sequences: &[Sequence]) -> Result<()> {
-        let mut tx = self.writer().begin().await?;
+        let mut tx = self.begin().await?;
         let stamp = self.advance(&mut tx).await?;
         for sequence in sequences {
-            sqlx::query(
+            sql::query(
                 "UPDATE points SET removed_at = $3, removed_age = $4
                  WHERE place = $1 AND sequence = $2 AND removed_at IS NULL",
             )
@@ -341,7 +342,7 @@ impl Catalog {
             .bind(signed(sequence.0))
             .bind(micros(stamp.now))
             .bind(length(stamp.age))
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
         }
         tx.commit().await?;
@@ -350,7 +351,7 @@ impl Catalog {
 
     /// Records what an inspection found.
     pub async fn set_verdict(&self, place: Place, sequence: Sequence, verdict: Verdict) -> Result<()> {
-        let done = sqlx::query("UPDATE points SET verdict = $3 WHERE place = $1 AND sequence = $2")
+        let done = sql::query("UPDATE points SET verdict = $3 WHERE place = $1 AND sequence = $2")
             .bind(place.as_str())
             .bind(signed(sequence.0))
             .bind(verdict.as_str())
@@ -364,7 +365,7 @@ impl Catalog {
 
     /// Records that a drill restored it.
     pub async fn set_drilled(&self, place: Place, sequence: Sequence, at: Timestamp) -> Result<()> {
-        let done = sqlx::query("UPDATE points SET drilled_at = $3 WHERE place = $1 AND sequence = $2")
+        let done = sql::query("UPDATE points SET drilled_at = $3 WHERE place = $1 AND sequence = $2")
             .bind(place.as_str())
             .bind(signed(sequence.0))
             .bind(micros(at))

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     Catalog, CatalogError, Result,
     codec::{from_json, from_name, maybe_time, micros, named, number, signed, time, unsigned},
+    sql::{self, row},
     system::system_id,
 };
 
@@ -22,6 +23,8 @@ named! {
         Restore = "restore",
         /// Exports the catalog.
         Control = "control",
+        /// Frees what no restore point needs.
+        Prune = "prune",
     }
 }
 
@@ -120,6 +123,8 @@ pub struct Run {
     pub error_text: Option<String>,
     /// The restore point that it made.
     pub point: Option<Sequence>,
+    /// What it planned and did, beside the facts that the judge reads; the form belongs to its kind.
+    pub detail: serde_json::Value,
 }
 
 /// How far a run is.
@@ -142,6 +147,8 @@ pub struct Progress {
 pub struct RunFilter {
     /// Only of this system.
     pub system: Option<SystemId>,
+    /// Only of this kind.
+    pub kind: Option<RunKind>,
     /// Only queued and running ones.
     pub open: bool,
     /// Only with a smaller number than this: the next page.
@@ -150,32 +157,34 @@ pub struct RunFilter {
     pub limit: u32,
 }
 
-#[derive(sqlx::FromRow)]
-pub(crate) struct Row {
-    id: i64,
-    system: String,
-    server: String,
-    kind: String,
-    reason: String,
-    due: Option<i64>,
-    state: String,
-    owner: Option<String>,
-    epoch: i64,
-    cancel: i64,
-    queued_at: i64,
-    started_at: Option<i64>,
-    ended_at: Option<i64>,
-    heartbeat_at: Option<i64>,
-    progress_at: Option<i64>,
-    phase: String,
-    bytes_done: i64,
-    bytes_total: Option<i64>,
-    items_done: i64,
-    items_total: Option<i64>,
-    facts: String,
-    error_code: Option<String>,
-    error_text: Option<String>,
-    point: Option<i64>,
+row! {
+    pub(crate) struct Row {
+        id: i64,
+        system: String,
+        server: String,
+        kind: String,
+        reason: String,
+        due: Option<i64>,
+        state: String,
+        owner: Option<String>,
+        epoch: i64,
+        cancel: i64,
+        queued_at: i64,
+        started_at: Option<i64>,
+        ended_at: Option<i64>,
+        heartbeat_at: Option<i64>,
+        progress_at: Option<i64>,
+        phase: String,
+        bytes_done: i64,
+        bytes_total: Option<i64>,
+        items_done: i64,
+        items_total: Option<i64>,
+        facts: String,
+        error_code: Option<String>,
+        error_text: Option<String>,
+        point: Option<i64>,
+        detail: String,
+    }
 }
 
 impl TryFrom<Row> for Run {
@@ -209,6 +218,7 @@ impl TryFrom<Row> for Run {
             error_code: row.error_code,
             error_text: row.error_text,
             point: row.point.map(|n| Sequence(unsigned(n))),
+            detail: from_json(&row.detail, "detail of a run")?,
         })
     }
 }
@@ -221,27 +231,32 @@ impl Catalog {
     /// Queues a job, once per due time and at most one open job of a kind per system; in the same step the
     /// due time counts as handled.
     pub async fn enqueue(&self, new: &NewRun) -> Result<Enqueued> {
-        let mut tx = self.writer().begin().await?;
-        let server: Option<String> = sqlx::query_scalar("SELECT server FROM systems WHERE id = $1")
+        let mut tx = self.begin().await?;
+        let server: Option<String> = sql::query_scalar("SELECT server FROM systems WHERE id = $1")
             .bind(new.system.as_str())
-            .fetch_optional(&mut *tx)
+            .fetch_optional(&mut tx)
             .await?;
         let server = server.ok_or_else(|| CatalogError::no_such("system", &new.system))?;
+        // A prune works in the repository only; the departmental server is free for others meanwhile.
+        let server = match new.kind {
+            RunKind::Prune => format!("repository/{}", new.system),
+            _ => server,
+        };
         let due = new.due.map(micros);
-        let open: Option<i64> = sqlx::query_scalar(
+        let open: Option<i64> = sql::query_scalar(
             "SELECT id FROM runs WHERE system = $1 AND kind = $2
              AND (state IN ('queued', 'running') OR due = $3) ORDER BY id DESC LIMIT 1",
         )
         .bind(new.system.as_str())
         .bind(new.kind.as_str())
         .bind(due)
-        .fetch_optional(&mut *tx)
+        .fetch_optional(&mut tx)
         .await?;
         let outcome = if let Some(id) = open {
             Enqueued::Already(RunId(unsigned(id)))
         } else {
             let id = number(&mut tx, "run").await?;
-            sqlx::query(
+            sql::query(
                 "INSERT INTO runs (id, system, server, kind, reason, due, state, epoch, cancel, queued_at,
                                    phase, bytes_done, items_done, facts)
                  VALUES ($1, $2, $3, $4, $5, $6, 'queued', 0, 0, $7, 'queued', 0, 0, '{}')",
@@ -253,15 +268,15 @@ impl Catalog {
             .bind(new.reason.as_str())
             .bind(due)
             .bind(micros(self.inner.clock.now()))
-            .execute(&mut *tx)
+            .execute(&mut tx)
             .await?;
             Enqueued::New(RunId(unsigned(id)))
         };
-        if let Some(due) = due {
-            sqlx::query("UPDATE systems SET handled_due = $2 WHERE id = $1 AND handled_due < $2")
+        if let Some(due) = due.filter(|_| new.kind == RunKind::Backup) {
+            sql::query("UPDATE systems SET handled_due = $2 WHERE id = $1 AND handled_due < $2")
                 .bind(new.system.as_str())
                 .bind(due)
-                .execute(&mut *tx)
+                .execute(&mut tx)
                 .await?;
         }
         tx.commit().await?;
@@ -271,7 +286,7 @@ impl Catalog {
     /// Asks a run to stop: a queued one ends at once, a running one hears it with its next sign of life.
     pub async fn cancel(&self, id: RunId) -> Result<Run> {
         let now = micros(self.inner.clock.now());
-        let row: Option<Row> = sqlx::query_as(
+        let row: Option<Row> = sql::query_as(
             "UPDATE runs SET cancel = 1,
                     ended_at = CASE WHEN state = 'queued' THEN $2 ELSE ended_at END,
                     state = CASE WHEN state = 'queued' THEN 'cancelled' ELSE state END
@@ -286,7 +301,7 @@ impl Catalog {
 
     /// One run.
     pub async fn run(&self, id: RunId) -> Result<Run> {
-        let row: Option<Row> = sqlx::query_as("SELECT * FROM runs WHERE id = $1")
+        let row: Option<Row> = sql::query_as("SELECT * FROM runs WHERE id = $1")
             .bind(signed(id.0))
             .fetch_optional(self.reader())
             .await?;
@@ -295,14 +310,15 @@ impl Catalog {
 
     /// Runs, newest first.
     pub async fn runs(&self, filter: &RunFilter) -> Result<Vec<Run>> {
-        let rows: Vec<Row> = sqlx::query_as(
+        let rows: Vec<Row> = sql::query_as(
             "SELECT * FROM runs WHERE ($1 IS NULL OR system = $1)
              AND ($2 = 0 OR state IN ('queued', 'running')) AND ($3 IS NULL OR id < $3)
-             ORDER BY id DESC LIMIT $4",
+             AND ($4 IS NULL OR kind = $4) ORDER BY id DESC LIMIT $5",
         )
         .bind(filter.system.as_ref().map(SystemId::as_str))
         .bind(i64::from(filter.open))
         .bind(filter.before.map(|id| signed(id.0)))
+        .bind(filter.kind.map(RunKind::as_str))
         .bind(i64::from(if filter.limit == 0 { 100 } else { filter.limit }))
         .fetch_all(self.reader())
         .await?;

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use crate::{
     Catalog, CatalogError, Result,
     codec::{micros, time},
+    sql,
 };
 
 /// What is known of a secret without opening it.
@@ -19,7 +20,7 @@ pub struct SecretInfo {
 impl Catalog {
     /// Stores or replaces a sealed blob.
     pub async fn put_secret(&self, name: &str, sealed: &[u8]) -> Result<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO secrets (name, sealed, changed_at) VALUES ($1, $2, $3)
              ON CONFLICT (name) DO UPDATE SET sealed = excluded.sealed, changed_at = excluded.changed_at",
         )
@@ -33,7 +34,7 @@ impl Catalog {
 
     /// The sealed blob.
     pub async fn secret(&self, name: &str) -> Result<Vec<u8>> {
-        sqlx::query_scalar("SELECT sealed FROM secrets WHERE name = $1")
+        sql::query_scalar("SELECT sealed FROM secrets WHERE name = $1")
             .bind(name)
             .fetch_optional(self.reader())
             .await?
@@ -42,7 +43,7 @@ impl Catalog {
 
     /// Names only.
     pub async fn secrets(&self) -> Result<Vec<SecretInfo>> {
-        let rows: Vec<(String, i64)> = sqlx::query_as("SELECT name, changed_at FROM secrets ORDER BY name")
+        let rows: Vec<(String, i64)> = sql::query_as("SELECT name, changed_at FROM secrets ORDER BY name")
             .fetch_all(self.reader())
             .await?;
         rows.into_iter().map(|(name, at)| Ok(SecretInfo { name, changed_at: time(at)? })).collect()
@@ -51,7 +52,7 @@ impl Catalog {
     /// Forgets a secret; gives whether there was one.
     pub async fn remove_secret(&self, name: &str) -> Result<bool> {
         let done =
-            sqlx::query("DELETE FROM secrets WHERE name = $1").bind(name).execute(self.writer()).await?;
+            sql::query("DELETE FROM secrets WHERE name = $1").bind(name).execute(self.writer()).await?;
         Ok(done.rows_affected() == 1)
     }
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Catalog, CatalogError, Result,
     codec::{from_json, from_name, micros, named, signed, time, to_json, unsigned},
+    sql::{self, row},
 };
 
 named! {
@@ -98,30 +99,31 @@ pub struct Registered {
     pub handled: Timestamp,
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    id: String,
-    name_ja: String,
-    name_en: String,
-    owner: String,
-    vendor: String,
-    contact: String,
-    protection: String,
-    data_class: String,
-    rpo_us: i64,
-    rto_us: i64,
-    restore_order: i64,
-    server: String,
-    writer: String,
-    source: String,
-    schedule: String,
-    retention: String,
-    expectations: String,
-    enabled: i64,
-    version: i64,
-    created_at: i64,
-    changed_at: i64,
-    handled_due: i64,
+row! {
+    struct Row {
+        id: String,
+        name_ja: String,
+        name_en: String,
+        owner: String,
+        vendor: String,
+        contact: String,
+        protection: String,
+        data_class: String,
+        rpo_us: i64,
+        rto_us: i64,
+        restore_order: i64,
+        server: String,
+        writer: String,
+        source: String,
+        schedule: String,
+        retention: String,
+        expectations: String,
+        enabled: i64,
+        version: i64,
+        created_at: i64,
+        changed_at: i64,
+        handled_due: i64,
+    }
 }
 
 impl TryFrom<Row> for Registered {
@@ -181,8 +183,7 @@ impl Catalog {
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
                      1, $19, $19, $19) ON CONFLICT (id) DO NOTHING"
         );
-        let done =
-            bind(sqlx::query(sqlx::AssertSqlSafe(sql)), system)?.bind(now).execute(self.writer()).await?;
+        let done = bind(sql::query(sql::built(sql)), system)?.bind(now).execute(self.writer()).await?;
         if done.rows_affected() == 0 {
             return Err(CatalogError::Exists { what: "system", name: system.id.to_string() });
         }
@@ -199,7 +200,7 @@ impl Catalog {
                     $16, $17, $18), version = version + 1, changed_at = $19
              WHERE id = $1 AND version = $20 AND writer = $13"
         );
-        let done = bind(sqlx::query(sqlx::AssertSqlSafe(sql)), system)?
+        let done = bind(sql::query(sql::built(sql)), system)?
             .bind(now)
             .bind(signed(version))
             .execute(self.writer())
@@ -219,17 +220,17 @@ impl Catalog {
 
     /// Removes a system that has neither restore points nor open work.
     pub async fn remove_system(&self, id: &SystemId) -> Result<()> {
-        let mut tx = self.writer().begin().await?;
+        let mut tx = self.begin().await?;
         let points: i64 =
-            sqlx::query_scalar("SELECT COUNT(*) FROM points WHERE system = $1 AND removed_at IS NULL")
+            sql::query_scalar("SELECT COUNT(*) FROM points WHERE system = $1 AND removed_at IS NULL")
                 .bind(id.as_str())
-                .fetch_one(&mut *tx)
+                .fetch_one(&mut tx)
                 .await?;
-        let open: i64 = sqlx::query_scalar(
+        let open: i64 = sql::query_scalar(
             "SELECT COUNT(*) FROM runs WHERE system = $1 AND state IN ('queued', 'running')",
         )
         .bind(id.as_str())
-        .fetch_one(&mut *tx)
+        .fetch_one(&mut tx)
         .await?;
         if points + open > 0 {
             let why = format!("it has {points} restore points and {open} open runs");
@@ -240,7 +241,7 @@ impl Catalog {
             "DELETE FROM points WHERE system = $1",
             "DELETE FROM systems WHERE id = $1",
         ] {
-            let done = sqlx::query(sql).bind(id.as_str()).execute(&mut *tx).await?;
+            let done = sql::query(sql).bind(id.as_str()).execute(&mut tx).await?;
             if sql.contains("systems") && done.rows_affected() == 0 {
                 return Err(CatalogError::no_such("system", id));
             }
@@ -251,7 +252,7 @@ impl Catalog {
 
     /// One system.
     pub async fn system(&self, id: &SystemId) -> Result<Registered> {
-        let row: Option<Row> = sqlx::query_as("SELECT * FROM systems WHERE id = $1")
+        let row: Option<Row> = sql::query_as("SELECT * FROM systems WHERE id = $1")
             .bind(id.as_str())
             .fetch_optional(self.reader())
             .await?;
@@ -260,26 +261,25 @@ impl Catalog {
 
     /// All systems in restore order.
     pub async fn systems(&self) -> Result<Vec<Registered>> {
-        let rows: Vec<Row> = sqlx::query_as("SELECT * FROM systems ORDER BY restore_order, id")
+        let rows: Vec<Row> = sql::query_as("SELECT * FROM systems ORDER BY restore_order, id")
             .fetch_all(self.reader())
             .await?;
         rows.into_iter().map(Registered::try_from).collect()
     }
 
-    /// Records that a due time needs no further decision (it was skipped or reported). Never goes back.
-    pub async fn set_handled(&self, id: &SystemId, due: Timestamp) -> Result<()> {
-        sqlx::query("UPDATE systems SET handled_due = $2 WHERE id = $1 AND handled_due < $2")
+    /// Records that a due time needs no further decision (it was skipped or reported). Never goes back. Gives
+    /// whether it was us who recorded it: of several servers only one reports.
+    pub async fn set_handled(&self, id: &SystemId, due: Timestamp) -> Result<bool> {
+        let done = sql::query("UPDATE systems SET handled_due = $2 WHERE id = $1 AND handled_due < $2")
             .bind(id.as_str())
             .bind(micros(due))
             .execute(self.writer())
             .await?;
-        Ok(())
+        Ok(done.rows_affected() == 1)
     }
 }
 
-type Query<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
-
-fn bind<'q>(query: Query<'q>, system: &System) -> Result<Query<'q>> {
+fn bind(query: sql::Query<()>, system: &System) -> Result<sql::Query<()>> {
     Ok(query
         .bind(system.id.to_string())
         .bind(system.name_ja.clone())

@@ -17,15 +17,18 @@ use std::{
 };
 
 use fs_err::File;
-use futures::TryStreamExt;
 use kuramori_model::clock::Clock;
 use serde_json::{Map, Value, json};
-use sqlx::{Column, Row, TypeInfo, ValueRef, sqlite::SqliteRow};
 
-use crate::{Catalog, CatalogError, Result, codec::micros, pool::newest_migration};
+use crate::{
+    Catalog, CatalogError, Database, Result,
+    codec::micros,
+    pool::newest_migration,
+    sql::{self, Transaction},
+};
 
 /// Every table with its order, parents before children.
-const TABLES: [(&str, &str); 14] = [
+const TABLES: [(&str, &str); 16] = [
     ("counters", "name"),
     ("settings", "name"),
     ("systems", "id"),
@@ -40,6 +43,8 @@ const TABLES: [(&str, &str); 14] = [
     ("heartbeats", "name"),
     ("time_state", "id"),
     ("jumps", "id"),
+    ("clocks", "boot_id"),
+    ("leases", "name"),
 ];
 
 const FORM: i64 = 1;
@@ -61,14 +66,16 @@ impl Catalog {
         writeln!(file, "{}", json!({"kuramori_catalog": FORM, "migration": newest_migration()}))?;
         let mut rows = 0;
         // A read transaction sees one state of the database however long it takes.
-        let mut tx = self.reader().begin().await?;
+        let mut tx = self.inner.pool.look().await?;
         for (table, order) in TABLES {
-            let sql = sqlx::AssertSqlSafe(format!("SELECT * FROM {table} ORDER BY {order}"));
-            let mut stream = sqlx::query(sql).fetch(&mut *tx);
-            while let Some(row) = stream.try_next().await? {
-                writeln!(file, "{}", json!({"table": table, "row": row_to_json(&row)?}))?;
-                rows += 1;
-            }
+            let sql = sql::built(format!("SELECT * FROM {table} ORDER BY {order}"));
+            sql::query(sql)
+                .each(&mut tx, |row| {
+                    writeln!(file, "{}", json!({"table": table, "row": row_to_json(row)?}))?;
+                    rows += 1;
+                    Ok::<_, CatalogError>(())
+                })
+                .await?;
         }
         tx.rollback().await?;
         writeln!(file, "{}", json!({"rows": rows}))?;
@@ -81,20 +88,20 @@ impl Catalog {
 
     /// Opens a new catalog at `database` and fills it from an export. Runs that were open belong to a
     /// server that is gone and are ended (`catalog.rebuilt`); all else is as it was.
-    pub async fn import(export: &Path, database: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+    pub async fn import(export: &Path, database: impl Into<Database>, clock: Arc<dyn Clock>) -> Result<Self> {
         let catalog = Self::open(database, clock).await?;
         catalog.fill(export).await?;
         Ok(catalog)
     }
 
     async fn fill(&self, export: &Path) -> Result<()> {
-        let mut tx = self.writer().begin().await?;
-        let systems: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM systems").fetch_one(&mut *tx).await?;
+        let mut tx = self.begin().await?;
+        let systems: i64 = sql::query_scalar("SELECT COUNT(*) FROM systems").fetch_one(&mut tx).await?;
         if systems > 0 {
-            return Err(CatalogError::NotEmpty { path: self.path().to_owned(), systems });
+            return Err(CatalogError::NotEmpty { name: self.inner.database.to_string(), systems });
         }
         for (table, _) in TABLES.iter().rev() {
-            sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *tx).await?;
+            sql::query(sql::built(format!("DELETE FROM {table}"))).execute(&mut tx).await?;
         }
         let mut reader = Lines::open(export)?;
         let header = reader.next()?.ok_or_else(|| reader.bad("it is empty"))?;
@@ -118,40 +125,36 @@ impl Catalog {
             insert(&mut tx, &line, &reader).await?;
             rows += 1;
         }
-        sqlx::query(
+        sql::query(
             "UPDATE runs SET state = 'failed', error_code = 'catalog.rebuilt', ended_at = $1, lease_until = NULL,
                     error_text = 'its server was rebuilt from an export'
              WHERE state IN ('queued', 'running')",
         )
         .bind(micros(self.inner.clock.now()))
-        .execute(&mut *tx)
+        .execute(&mut tx)
         .await?;
-        sqlx::query("UPDATE outbox SET lease_until = NULL").execute(&mut *tx).await?;
+        sql::query("UPDATE outbox SET lease_until = NULL").execute(&mut tx).await?;
+        // What the servers that are gone held, and their machines' clocks, mean nothing here.
+        sql::query("DELETE FROM leases").execute(&mut tx).await?;
+        sql::query("DELETE FROM clocks").execute(&mut tx).await?;
         crate::time::adopt(self, &mut tx).await?;
         tx.commit().await?;
         Ok(())
     }
 }
 
-fn row_to_json(row: &SqliteRow) -> Result<Value> {
-    let mut object = Map::new();
-    for column in row.columns() {
-        let raw = row.try_get_raw(column.ordinal())?;
-        let value = if raw.is_null() {
-            Value::Null
-        } else {
-            match raw.type_info().name() {
-                "TEXT" => Value::String(row.try_get(column.ordinal())?),
-                "BLOB" => json!({"hex": hex::encode(row.try_get::<Vec<u8>, _>(column.ordinal())?)}),
-                _ => Value::from(row.try_get::<i64, _>(column.ordinal())?),
-            }
-        };
-        object.insert(column.name().to_owned(), value);
-    }
-    Ok(Value::Object(object))
+fn row_to_json(row: &sql::Row) -> Result<Value> {
+    let json = |value| match value {
+        sql::Value::Int(number) => number.map_or(Value::Null, Value::from),
+        sql::Value::Text(text) => text.map_or(Value::Null, Value::String),
+        sql::Value::Bytes(bytes) => json!({"hex": hex::encode(bytes)}),
+    };
+    Ok(Value::Object(
+        row.cells()?.into_iter().map(|(name, value)| (name, json(value))).collect::<Map<_, _>>(),
+    ))
 }
 
-async fn insert(connection: &mut sqlx::SqliteConnection, line: &Value, reader: &Lines) -> Result<()> {
+async fn insert(connection: &mut Transaction, line: &Value, reader: &Lines) -> Result<()> {
     let table = line.get("table").and_then(Value::as_str).unwrap_or_default();
     if !TABLES.iter().any(|(known, _)| *known == table) {
         return Err(reader.bad(&format!("`{table}` is not a table")));
@@ -162,13 +165,18 @@ async fn insert(connection: &mut sqlx::SqliteConnection, line: &Value, reader: &
         return Err(reader.bad("a column has no plain name"));
     }
     let columns = row.keys().cloned().collect::<Vec<_>>().join(", ");
-    let marks = (1..=row.len()).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ");
-    let sql = sqlx::AssertSqlSafe(format!("INSERT INTO {table} ({columns}) VALUES ({marks})"));
-    let mut query = sqlx::query(sql);
+    // A missing value has no type here and must have one in a statement's arguments: it stands in the text.
+    let mut number = 0;
+    let marks = row.values().map(|value| {
+        number += i32::from(!value.is_null());
+        if value.is_null() { "NULL".to_owned() } else { format!("${number}") }
+    });
+    let marks = marks.collect::<Vec<_>>().join(", ");
+    let mut query = sql::query(sql::built(format!("INSERT INTO {table} ({columns}) VALUES ({marks})")));
     for value in row.values() {
         query = match value {
-            Value::Null => query.bind(None::<i64>),
-            Value::String(text) => query.bind(text.clone()),
+            Value::Null => query,
+            Value::String(text) => query.bind(text),
             Value::Number(number) => {
                 query.bind(number.as_i64().ok_or_else(|| reader.bad("a number is too big"))?)
             }
@@ -216,13 +224,14 @@ mod tests {
     async fn every_table_is_exported() {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(kuramori_model::clock::SystemClock);
-        let catalog = Catalog::open(&dir.path().join("catalog.db"), clock).await.unwrap();
-        let mut there: Vec<String> = sqlx::query_scalar(
+        let catalog = Catalog::open(dir.path().join("catalog.db"), clock).await.unwrap();
+        let there: Vec<(String,)> = sql::query_as(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE '\\_sqlx%' ESCAPE '\\'",
         )
         .fetch_all(catalog.reader())
         .await
         .unwrap();
+        let mut there: Vec<String> = there.into_iter().map(|(name,)| name).collect();
         let mut ours: Vec<&str> = TABLES.iter().map(|(name, _)| *name).collect();
         there.sort_unstable();
         ours.sort_unstable();

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     Catalog, CatalogError, Result,
     codec::{duration, from_json, length, maybe_time, micros, signed, time, to_json, unsigned},
+    sql::{self, row},
 };
 
 /// One opening of the gate.
@@ -57,20 +58,21 @@ pub struct VaultReport {
     pub body: serde_json::Value,
 }
 
-#[derive(sqlx::FromRow)]
-struct Row {
-    vault: String,
-    id: i64,
-    purpose: String,
-    opened_at: i64,
-    closed_at: Option<i64>,
-    commanded_us: Option<i64>,
-    actuator_us: Option<i64>,
-    probe_us: Option<i64>,
-    bytes: i64,
-    closed_verified: Option<i64>,
-    outcome: String,
-    detail: String,
+row! {
+    struct Row {
+        vault: String,
+        id: i64,
+        purpose: String,
+        opened_at: i64,
+        closed_at: Option<i64>,
+        commanded_us: Option<i64>,
+        actuator_us: Option<i64>,
+        probe_us: Option<i64>,
+        bytes: i64,
+        closed_verified: Option<i64>,
+        outcome: String,
+        detail: String,
+    }
 }
 
 impl TryFrom<Row> for Window {
@@ -97,7 +99,7 @@ impl TryFrom<Row> for Window {
 impl Catalog {
     /// Records a window; a later report of the same window replaces it.
     pub async fn record_window(&self, window: &Window) -> Result<()> {
-        sqlx::query(
+        sql::query(
             "INSERT INTO windows (vault, id, purpose, opened_at, closed_at, commanded_us, actuator_us,
                                   probe_us, bytes, closed_verified, outcome, detail)
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
@@ -126,7 +128,7 @@ impl Catalog {
 
     /// Windows, newest first.
     pub async fn windows(&self, vault: Option<&str>, limit: u32) -> Result<Vec<Window>> {
-        let rows: Vec<Row> = sqlx::query_as(
+        let rows: Vec<Row> = sql::query_as(
             "SELECT * FROM windows WHERE ($1 IS NULL OR vault = $1) ORDER BY opened_at DESC, id DESC LIMIT $2",
         )
         .bind(vault)
@@ -138,7 +140,7 @@ impl Catalog {
 
     /// Records a report as it came. The same number twice is kept once; gives whether it was new.
     pub async fn record_report(&self, report: &VaultReport) -> Result<bool> {
-        let done = sqlx::query(
+        let done = sql::query(
             "INSERT INTO reports (vault, number, made_at, received_at, verified, body)
              VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (vault, number) DO NOTHING",
         )
@@ -156,7 +158,7 @@ impl Catalog {
     /// The newest report of a vault whose signature was good.
     pub async fn newest_report(&self, vault: &str) -> Result<Option<VaultReport>> {
         type Raw = (String, i64, i64, i64, i64, String);
-        let row: Option<Raw> = sqlx::query_as(
+        let row: Option<Raw> = sql::query_as(
             "SELECT vault, number, made_at, received_at, verified, body FROM reports
              WHERE vault = $1 AND verified = 1 ORDER BY number DESC LIMIT 1",
         )

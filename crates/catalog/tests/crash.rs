@@ -1,6 +1,10 @@
 //! SIGKILL at seeded moments, and a disk that is full: what was acknowledged is there.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test may stop it")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a helper of a test may stop it, and says its figures"
+)]
 
 mod common;
 
@@ -10,21 +14,25 @@ use std::{
     sync::Arc,
 };
 
-use common::{House, house, id, point};
-use kuramori_catalog::{Catalog, Place};
+use common::{Engine, House, house, id, on_both_engines, point};
+use kuramori_catalog::{Catalog, Database, Place};
 use kuramori_model::{
     clock::{SeededRandom, SystemClock},
     fault::Fault,
 };
 
-const FILE: &str = "KURAMORI_CRASH_FILE";
+const URL: &str = "KURAMORI_CRASH_CATALOG";
+
+on_both_engines! {
+    a_kill_at_any_moment_loses_nothing_that_was_acknowledged,
+}
 
 /// The other side of the next test: commits points and says so, until it is killed.
 #[tokio::test]
 #[ignore = "started by the test below"]
 async fn writes_until_it_is_killed() {
-    let Some(path) = std::env::var_os(FILE) else { return };
-    let catalog = Catalog::open(path.as_ref(), Arc::new(SystemClock)).await.unwrap();
+    let Ok(url) = std::env::var(URL) else { return };
+    let catalog = Catalog::open(url.parse::<Database>().unwrap(), Arc::new(SystemClock)).await.unwrap();
     let mut number = catalog.points(&id("billing"), Place::Primary).await.unwrap().len();
     loop {
         number += 1;
@@ -33,17 +41,16 @@ async fn writes_until_it_is_killed() {
     }
 }
 
-#[tokio::test]
-async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
-    let House { catalog, dir, .. } = house().await;
-    let path = catalog.path().to_owned();
+async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged(engine: Engine) {
+    let House { catalog, dir, .. } = house(engine).await;
+    let url = dir.url("catalog");
     catalog.close().await;
     let random = SeededRandom::new(7);
     let mut acknowledged = 0;
     for round in 0..12 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "writes_until_it_is_killed", "--ignored", "--nocapture"])
-            .env(FILE, &path)
+            .env(URL, &url)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -62,7 +69,7 @@ async fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(seen, wanted, "round {round}: the writer worked");
-        let catalog = Catalog::open(&path, Arc::new(SystemClock)).await.unwrap();
+        let catalog = Catalog::open(url.parse::<Database>().unwrap(), Arc::new(SystemClock)).await.unwrap();
         let newest = catalog.newest_point(&id("billing"), Place::Primary).await.unwrap().unwrap();
         assert!(newest.sequence.0 >= acknowledged, "round {round}: {newest:?} < {acknowledged}");
         let count = catalog.points(&id("billing"), Place::Primary).await.unwrap().len();
@@ -101,7 +108,7 @@ async fn a_full_disk_is_named_and_nothing_committed_is_lost() {
         return;
     };
     let clock = Arc::new(SystemClock);
-    let catalog = Catalog::open(&small.0.path().join("catalog.db"), clock.clone()).await.unwrap();
+    let catalog = Catalog::open(small.0.path().join("catalog.db"), clock.clone()).await.unwrap();
     catalog.add_system(&common::system("billing", "one", 1)).await.unwrap();
     let filler = "x".repeat(20_000);
     let mut events = 0;
@@ -116,7 +123,7 @@ async fn a_full_disk_is_named_and_nothing_committed_is_lost() {
     catalog.close().await;
     let grown = Command::new("mount").args(["-o", "remount,size=16m"]).arg(small.0.path()).status().unwrap();
     assert!(grown.success());
-    let catalog = Catalog::open(&small.0.path().join("catalog.db"), clock).await.unwrap();
+    let catalog = Catalog::open(small.0.path().join("catalog.db"), clock).await.unwrap();
     assert_eq!(catalog.events(2000).await.unwrap().len(), events);
     catalog.add_event("test", "again", None, &serde_json::json!(1)).await.unwrap();
     catalog.close().await;

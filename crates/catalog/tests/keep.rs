@@ -6,7 +6,7 @@ mod common;
 
 use std::{sync::Arc, time::Duration};
 
-use common::{House, house, id, job, point};
+use common::{Engine, House, house, id, job, on_both_engines, point};
 use kuramori_catalog::{Catalog, JumpKind, Place, VaultPoint, VaultReport, Verdict, Window};
 use kuramori_model::{
     clock::ManualClock,
@@ -15,9 +15,18 @@ use kuramori_model::{
     ids::{Sequence, WindowId},
 };
 
-#[tokio::test]
-async fn order_comes_from_the_receiver_and_a_snapshot_counts_once() {
-    let House { catalog, clock, dir: _dir } = house().await;
+on_both_engines! {
+    order_comes_from_the_receiver_and_a_snapshot_counts_once,
+    the_vaults_points_follow_its_reports,
+    a_clock_jump_either_way_stops_removals_until_a_person_confirms,
+    an_alarm_opens_once_gets_louder_once_and_closes,
+    a_notice_is_owed_until_a_target_takes_it,
+    an_empty_machine_gets_everything_back,
+    a_damaged_export_changes_nothing,
+}
+
+async fn order_comes_from_the_receiver_and_a_snapshot_counts_once(engine: Engine) {
+    let House { catalog, clock, dir: _dir } = house(engine).await;
     let billing = id("billing");
     let first = catalog.commit_point(&point("billing", "aa")).await.unwrap();
     clock.jump("2020-01-01T00:00:00Z".parse().unwrap());
@@ -36,9 +45,8 @@ async fn order_comes_from_the_receiver_and_a_snapshot_counts_once() {
     assert_eq!(catalog.history(&billing, 10).await.unwrap().len(), 2, "the judge still sees it");
 }
 
-#[tokio::test]
-async fn the_vaults_points_follow_its_reports() {
-    let House { catalog, dir: _dir, .. } = house().await;
+async fn the_vaults_points_follow_its_reports(engine: Engine) {
+    let House { catalog, dir: _dir, .. } = house(engine).await;
     let mut told = VaultPoint {
         system: id("pacs"),
         snapshot: "cc".to_owned(),
@@ -58,9 +66,8 @@ async fn the_vaults_points_follow_its_reports() {
     assert_eq!((newest.verdict, newest.sequence), (Verdict::Clean, Sequence(4)));
 }
 
-#[tokio::test]
-async fn a_clock_jump_either_way_stops_removals_until_a_person_confirms() {
-    let House { catalog, clock, dir } = house().await;
+async fn a_clock_jump_either_way_stops_removals_until_a_person_confirms(engine: Engine) {
+    let House { catalog, clock, dir } = house(engine).await;
     clock.advance(Duration::from_hours(500));
     catalog.tick().await.unwrap();
     catalog.removals_allowed().await.unwrap();
@@ -83,16 +90,14 @@ async fn a_clock_jump_either_way_stops_removals_until_a_person_confirms() {
     // A restart with a moved clock is found as well, and the time switched off never ages anything.
     let age = catalog.tick().await.unwrap().age;
     catalog.close().await;
-    let path = dir.path().join("catalog.db");
     let later = Arc::new(ManualClock::new("2027-06-01T00:00:00Z".parse().unwrap()));
-    let catalog = Catalog::open_as_booted(&path, later, "boot-2").await.unwrap();
+    let catalog = Catalog::open_as_booted(dir.database("catalog"), later, "boot-2").await.unwrap();
     assert_eq!(catalog.suspended().await.unwrap().unwrap().kind, JumpKind::Gap);
     assert_eq!(catalog.tick().await.unwrap().age, age + Duration::from_hours(1), "only the hour since boot");
 }
 
-#[tokio::test]
-async fn an_alarm_opens_once_gets_louder_once_and_closes() {
-    let House { catalog, dir: _dir, .. } = house().await;
+async fn an_alarm_opens_once_gets_louder_once_and_closes(engine: Engine) {
+    let House { catalog, dir: _dir, .. } = house(engine).await;
     let billing = id("billing");
     let late = Finding::new("judge.missed", Severity::Warning, "check-source").of(&billing);
     let other = Finding::new("vault.backlog", Severity::Alarm, "open-window").about("vault-1");
@@ -111,9 +116,8 @@ async fn an_alarm_opens_once_gets_louder_once_and_closes() {
     assert_eq!(catalog.alarms(Some(&billing), 10).await.unwrap().len(), 1);
 }
 
-#[tokio::test]
-async fn a_notice_is_owed_until_a_target_takes_it() {
-    let House { catalog, clock, dir } = house().await;
+async fn a_notice_is_owed_until_a_target_takes_it(engine: Engine) {
+    let House { catalog, clock, dir } = house(engine).await;
     let now = "2026-11-20T00:00:00Z".parse().unwrap();
     let lease = Duration::from_mins(1);
     assert!(catalog.owe("mail", "alarm-1", &"text", now).await.unwrap());
@@ -125,8 +129,7 @@ async fn a_notice_is_owed_until_a_target_takes_it() {
     assert!(catalog.next_owed("a", lease).await.unwrap().is_none(), "not yet due");
     clock.advance(Duration::from_mins(6));
     catalog.close().await;
-    let catalog =
-        Catalog::open_as_booted(&dir.path().join("catalog.db"), clock.clone(), "boot-1").await.unwrap();
+    let catalog = Catalog::open_as_booted(dir.database("catalog"), clock.clone(), "boot-1").await.unwrap();
     let lost = catalog.next_owed("a", lease).await.unwrap().unwrap();
     assert_eq!(lost.owed.last_error.as_deref(), Some("no route to host"));
     clock.advance(Duration::from_mins(2));
@@ -179,9 +182,8 @@ async fn fill(catalog: &Catalog) {
     catalog.beat("scheduler", &serde_json::json!({"queued": 1})).await.unwrap();
 }
 
-#[tokio::test]
-async fn an_empty_machine_gets_everything_back() {
-    let House { catalog, clock, dir } = house().await;
+async fn an_empty_machine_gets_everything_back(engine: Engine) {
+    let House { catalog, clock, dir } = house(engine).await;
     fill(&catalog).await;
     let (one, two) = (dir.path().join("one.jsonl"), dir.path().join("two.jsonl"));
     let wrote = catalog.export(&one).await.unwrap();
@@ -192,7 +194,7 @@ async fn an_empty_machine_gets_everything_back() {
     assert!(!dir.path().join("one.partial").exists());
 
     clock.advance(Duration::from_hours(8));
-    let new = dir.path().join("new.db");
+    let new = dir.database("new");
     let restored = Catalog::import(&one, &new, clock.clone()).await.unwrap();
     assert_eq!(restored.systems().await.unwrap(), catalog.systems().await.unwrap());
     assert_eq!(restored.secret("repository/billing").await.unwrap(), [0, 255, 7]);
@@ -216,9 +218,8 @@ async fn an_empty_machine_gets_everything_back() {
     assert_eq!(Catalog::import(&one, &new, clock).await.unwrap_err().code(), "catalog.not-empty");
 }
 
-#[tokio::test]
-async fn a_damaged_export_changes_nothing() {
-    let House { catalog, clock, dir } = house().await;
+async fn a_damaged_export_changes_nothing(engine: Engine) {
+    let House { catalog, clock, dir } = house(engine).await;
     fill(&catalog).await;
     let good = dir.path().join("good.jsonl");
     catalog.export(&good).await.unwrap();
@@ -236,13 +237,13 @@ async fn a_damaged_export_changes_nothing() {
         text[..text.len() / 2].to_owned(),
     ];
     let bad = dir.path().join("bad.jsonl");
-    let database = dir.path().join("new.db");
+    let database = dir.database("new");
     for (n, case) in cases.iter().enumerate() {
         fs_err::write(&bad, case).unwrap();
         let error = Catalog::import(&bad, &database, clock.clone()).await.unwrap_err();
         assert_eq!(error.code(), "catalog.bad-export", "case {n}: {error}");
     }
-    fs_err::write(&bad, text.replacen("\"migration\":1", "\"migration\":99", 1)).unwrap();
+    fs_err::write(&bad, text.replacen("\"migration\":2", "\"migration\":99", 1)).unwrap();
     assert_eq!(Catalog::import(&bad, &database, clock.clone()).await.unwrap_err().code(), "catalog.newer");
     Catalog::import(&good, &database, clock).await.unwrap();
 }

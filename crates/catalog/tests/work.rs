@@ -1,23 +1,34 @@
 //! Runs: claimed once, one per departmental server, and never written by a worker that lost them.
 
+#![expect(clippy::unwrap_used, reason = "a helper of a test may stop it")]
+
 mod common;
 
 use std::time::Duration;
 
-use common::{House, house, id, job, point, system};
+use common::{Engine, House, house, id, job, on_both_engines, point, system};
 use kuramori_catalog::{CatalogError, End, Enqueued, Place, Progress, RunFilter, RunState};
 use kuramori_judge::facts::RunFacts;
 use kuramori_model::fault::{Exit, Fault};
 
+on_both_engines! {
+    one_departmental_server_is_read_by_one_job_at_a_time,
+    the_same_due_time_is_queued_once_and_counts_as_handled,
+    a_worker_that_was_given_up_cannot_write_any_more,
+    progress_shows_whether_a_job_moves,
+    a_queued_run_is_cancelled_at_once_and_a_started_server_ends_what_others_left,
+    many_workers_never_share_a_job,
+    the_register_refuses_what_cannot_work,
+}
+
 const LEASE: Duration = Duration::from_mins(2);
 
 fn ended(state: RunState) -> End {
-    End { state, facts: RunFacts::default(), error: None, point: None }
+    End { state, facts: RunFacts::default(), error: None, point: None, detail: serde_json::json!({}) }
 }
 
-#[tokio::test]
-async fn one_departmental_server_is_read_by_one_job_at_a_time() {
-    let House { catalog, dir: _dir, .. } = house().await;
+async fn one_departmental_server_is_read_by_one_job_at_a_time(engine: Engine) {
+    let House { catalog, dir: _dir, .. } = house(engine).await;
     for name in ["billing", "claims", "pacs"] {
         assert!(matches!(catalog.enqueue(&job(name)).await.unwrap(), Enqueued::New(_)));
     }
@@ -32,9 +43,8 @@ async fn one_departmental_server_is_read_by_one_job_at_a_time() {
     assert_eq!(open.len(), 2);
 }
 
-#[tokio::test]
-async fn the_same_due_time_is_queued_once_and_counts_as_handled() {
-    let House { catalog, clock, dir: _dir } = house().await;
+async fn the_same_due_time_is_queued_once_and_counts_as_handled(engine: Engine) {
+    let House { catalog, clock, dir: _dir } = house(engine).await;
     clock.advance(Duration::from_hours(30));
     let due = "2026-11-20T16:00:00Z".parse().unwrap();
     let mut new = job("billing");
@@ -49,9 +59,8 @@ async fn the_same_due_time_is_queued_once_and_counts_as_handled() {
     assert_eq!(catalog.system(&id("billing")).await.unwrap().handled, due, "never goes back");
 }
 
-#[tokio::test]
-async fn a_worker_that_was_given_up_cannot_write_any_more() {
-    let House { catalog, clock, dir: _dir } = house().await;
+async fn a_worker_that_was_given_up_cannot_write_any_more(engine: Engine) {
+    let House { catalog, clock, dir: _dir } = house(engine).await;
     catalog.enqueue(&job("billing")).await.unwrap();
     let lost = catalog.claim("a", LEASE).await.unwrap().unwrap();
     clock.advance(LEASE.saturating_sub(Duration::from_secs(1)));
@@ -82,9 +91,8 @@ async fn a_worker_that_was_given_up_cannot_write_any_more() {
     assert_eq!(catalog.run(next.run.id).await.unwrap().point, Some(kept.sequence));
 }
 
-#[tokio::test]
-async fn progress_shows_whether_a_job_moves() {
-    let House { catalog, clock, dir: _dir } = house().await;
+async fn progress_shows_whether_a_job_moves(engine: Engine) {
+    let House { catalog, clock, dir: _dir } = house(engine).await;
     catalog.enqueue(&job("billing")).await.unwrap();
     let claim = catalog.claim("a", LEASE).await.unwrap().unwrap();
     let at = Progress { phase: "reading".to_owned(), bytes_done: 10, ..Progress::default() };
@@ -99,9 +107,8 @@ async fn progress_shows_whether_a_job_moves() {
     assert!(catalog.progress(&claim, &at, LEASE).await.unwrap().cancel);
 }
 
-#[tokio::test]
-async fn a_queued_run_is_cancelled_at_once_and_a_started_server_ends_what_others_left() {
-    let House { catalog, dir: _dir, .. } = house().await;
+async fn a_queued_run_is_cancelled_at_once_and_a_started_server_ends_what_others_left(engine: Engine) {
+    let House { catalog, dir: _dir, .. } = house(engine).await;
     let Enqueued::New(run) = catalog.enqueue(&job("billing")).await.unwrap() else { panic!("it is new") };
     assert_eq!(catalog.cancel(run).await.unwrap().state, RunState::Cancelled);
     catalog.enqueue(&job("pacs")).await.unwrap();
@@ -113,9 +120,8 @@ async fn a_queued_run_is_cancelled_at_once_and_a_started_server_ends_what_others
     assert!(catalog.abandon_others("new").await.unwrap().is_empty());
 }
 
-#[tokio::test]
-async fn many_workers_never_share_a_job() {
-    let House { catalog, dir: _dir, .. } = house().await;
+async fn many_workers_never_share_a_job(engine: Engine) {
+    let House { catalog, dir: _dir, .. } = house(engine).await;
     for n in 0..20 {
         catalog.add_system(&system(&format!("s{n}"), &format!("host-{n}"), 9)).await.unwrap();
         catalog.enqueue(&job(&format!("s{n}"))).await.unwrap();
@@ -138,9 +144,8 @@ async fn many_workers_never_share_a_job() {
     assert_eq!((claimed, all.len()), (20, 20));
 }
 
-#[tokio::test]
-async fn the_register_refuses_what_cannot_work() {
-    let House { catalog, dir: _dir, .. } = house().await;
+async fn the_register_refuses_what_cannot_work(engine: Engine) {
+    let House { catalog, dir: _dir, .. } = house(engine).await;
     let seen = catalog.system(&id("billing")).await.unwrap();
     assert_eq!(seen.system, system("billing", "one", 1));
     assert_eq!(catalog.add_system(&seen.system).await.unwrap_err().code(), "catalog.exists");
@@ -162,12 +167,12 @@ async fn the_register_refuses_what_cannot_work() {
 
 #[tokio::test]
 async fn a_second_server_is_refused_by_name() {
-    let House { catalog, clock, dir: _dir } = house().await;
-    let error = kuramori_catalog::Catalog::open(catalog.path(), clock.clone()).await.unwrap_err();
+    let House { catalog, clock, dir: _dir } = house(Engine::Sqlite).await;
+    let error = kuramori_catalog::Catalog::open(catalog.database(), clock.clone()).await.unwrap_err();
     assert_eq!((error.code(), error.exit()), ("catalog.second-server", Exit::Locked));
     assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
     assert!(matches!(error, CatalogError::SecondServer { .. }));
-    let path = catalog.path().to_owned();
+    let path = catalog.database().clone();
     catalog.close().await;
     kuramori_catalog::Catalog::open(&path, clock).await.unwrap();
 }

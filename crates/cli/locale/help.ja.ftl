@@ -316,3 +316,23 @@ kuramori-drill-record = 年次の演習を記録する、または記録を一�
 kuramori-drill-record--record = 演習の記録(TOML)。省略すると一覧を表示する
 kuramori-drill-record--html = 記録のページ(HTML)の書き出し先
 kuramori-drill-record--example = 編集できる例を表示する
+
+kuramori-audit = 改ざんを検知できる記録の検証と書き出し
+kuramori-audit--config = サーバーの設定ファイル。隣の `conf.d/*.toml` も読む
+kuramori-audit--set = 設定の項目を一つ、すべてのファイルに優先して与える: `console.listen=0.0.0.0:8080`
+kuramori-audit-verify = すべての記録が書かれたままかを調べる。記録と公開鍵だけで足りる
+kuramori-audit-verify--folder = 記録のフォルダー。省略時はサーバー自身のもの
+kuramori-audit-verify--key = 記録した者の公開鍵。省略時はサーバー自身のもの
+kuramori-audit-verify--witness = 連署する別ホストの公開鍵(複数可)
+kuramori-audit-verify--note = 別ホストが保管していた連署済みの覚え書き(複数可)
+kuramori-audit-export = 記録を JSON の行として書き出す
+kuramori-audit-export--folder = 記録のフォルダー。省略時はサーバー自身のもの
+kuramori-audit-export--from = この番号以降だけ
+kuramori-audit-export--out = 書き出すファイル。省略時は標準出力
+
+kuramori-config = サーバーの設定の確認と表示
+kuramori-config--config = サーバーの設定ファイル。隣の `conf.d/*.toml` も読む
+kuramori-config--set = 設定の項目を一つ、すべてのファイルに優先して与える: `console.listen=0.0.0.0:8080`
+kuramori-config-check = その設定でサーバーが起動できるかを調べる。誤りはファイル・行・項目で示す
+kuramori-config-show = 有効なすべての値を表示する
+kuramori-config-show--origin = 値の出どころ(ファイル・環境変数・引数・既定値)も示す

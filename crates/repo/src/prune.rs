@@ -35,6 +35,9 @@ use crate::{
 pub struct PruneOptions {
     /// Share of unneeded bytes, in percent of all that stays, that may remain in packs that are kept.
     pub max_unused_percent: u8,
+    /// At most this many bytes of needed blobs move into new packs; the rest waits for the next prune.
+    /// `u64::MAX` for no bound.
+    pub max_repack_bytes: u64,
     /// How long to wait for other holders of the lock.
     pub patience: Duration,
 }
@@ -205,6 +208,9 @@ impl Repository<Indexed> {
         for (id, pack) in partly {
             if unused * 100 <= kept_total * u64::from(options.max_unused_percent) {
                 break;
+            }
+            if plan.repack_bytes + pack.used > options.max_repack_bytes {
+                continue;
             }
             unused -= pack.total - pack.used;
             kept_total -= pack.total - pack.used;

@@ -10,8 +10,9 @@
 //! wraps/<repository>/<holder>.age    each repository's password, wrapped to each holder
 //! ```
 
-use std::io::Cursor;
+use std::{io::Cursor, time::Duration};
 
+use kuramori_catalog::Lease;
 use kuramori_model::{
     ids::CONTROL_REPOSITORY,
     tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath},
@@ -22,6 +23,10 @@ use kuramori_repo::{
 };
 
 use crate::{App, ServerError, app::blocking, enrol::Vault, error::Result, repositories::secret_name, seal};
+
+/// How often and how long to wait for another server's export.
+const TURNS: u32 = 600;
+const TURN: Duration = Duration::from_millis(200);
 
 /// Names of the files in a `_control` restore point.
 pub(crate) const CATALOG: &str = "catalog.jsonl";
@@ -34,6 +39,36 @@ impl App {
     /// Exports the catalog into `_control`.
     pub async fn export_control(&self) -> Result<FileId> {
         let _one = self.control.lock().await;
+        let lease = self.control_lease().await?;
+        let outcome = self.export_alone().await;
+        self.control_release(lease).await?;
+        outcome
+    }
+
+    /// Of several servers one at a time writes into `_control`.
+    pub(crate) async fn control_lease(&self) -> Result<Option<Lease>> {
+        if !self.catalog.is_shared() {
+            return Ok(None);
+        }
+        for _ in 0..TURNS {
+            if let Some(lease) =
+                self.catalog.lease(CONTROL_REPOSITORY, &self.owner, crate::job::LEASE).await?
+            {
+                return Ok(Some(lease));
+            }
+            tokio::time::sleep(TURN).await;
+        }
+        Err(ServerError::ControlBusy)
+    }
+
+    pub(crate) async fn control_release(&self, lease: Option<Lease>) -> Result<()> {
+        match lease {
+            Some(lease) => Ok(self.catalog.release(&lease).await?),
+            None => Ok(()),
+        }
+    }
+
+    async fn export_alone(&self) -> Result<FileId> {
         if !self.repository_folder(CONTROL_REPOSITORY).join("config").exists() {
             self.create_repository(CONTROL_REPOSITORY, false).await?;
         }

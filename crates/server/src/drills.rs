@@ -91,7 +91,7 @@ impl App {
     pub async fn record_exercise(&self, exercise: &Exercise) -> Result<u64> {
         exercise.check()?;
         let data = serde_json::to_value(exercise).map_err(|error| ServerError::Bug(error.to_string()))?;
-        let number = self.catalog.add_event("admin", EXERCISE, None, &data).await?;
+        let number = self.event("admin", EXERCISE, None, &data).await?;
         self.export_control().await?;
         Ok(number)
     }
@@ -119,7 +119,7 @@ impl App {
     pub async fn set_drills_automatic(&self, automatic: bool, by: &str) -> Result<()> {
         self.catalog.set_setting(AUTOMATIC, &automatic).await?;
         let data = serde_json::json!({ "automatic": automatic });
-        self.catalog.add_event(by, "drill.automatic", None, &data).await?;
+        self.event(by, "drill.automatic", None, &data).await?;
         Ok(())
     }
 
@@ -192,7 +192,7 @@ impl App {
 
     async fn keep_drill(&self, id: &SystemId, record: Record) -> Result<Numbered> {
         let data = serde_json::to_value(&record).map_err(|error| ServerError::Bug(error.to_string()))?;
-        let number = self.catalog.add_event(&record.by, ENDED, Some(id), &data).await?;
+        let number = self.event(&record.by, ENDED, Some(id), &data).await?;
         let numbered = Numbered { number, record };
         self.catalog.set_setting(&last_name(id), &numbered).await?;
         let record = &numbered.record;

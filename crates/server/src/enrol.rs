@@ -135,7 +135,7 @@ impl App {
             serde_json::to_vec_pretty(&enrolment).map_err(|error| ServerError::Bug(error.to_string()))?;
         private(&out.join("enrolment.json"), &text)?;
         let data = serde_json::json!({ "vault": enrolment.vault });
-        self.catalog.add_event("admin", "vault.enrolled", None, &data).await?;
+        self.event("admin", "vault.enrolled", None, &data).await?;
         Ok(enrolment)
     }
 }

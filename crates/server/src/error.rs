@@ -33,6 +33,9 @@ pub enum ServerError {
     /// A restore or a drill.
     #[error(transparent)]
     Drill(#[from] kuramori_drill::DrillError),
+    /// The tamper-evident log.
+    #[error(transparent)]
+    Audit(#[from] kuramori_audit::Error),
     /// A notice.
     #[error(transparent)]
     Notify(#[from] kuramori_notify::NotifyError),
@@ -80,6 +83,36 @@ pub enum ServerError {
     /// A job was cancelled.
     #[error("stopped by a person")]
     Cancelled,
+    /// A prune was stopped because somebody needs the repository.
+    #[error("stopped because a job of `{system}` waits; it goes on later")]
+    GaveWay {
+        /// Which system.
+        system: String,
+    },
+    /// Another server has taken the job over.
+    #[error("another server has taken this job over; nothing of it was recorded here")]
+    TakenOver,
+    /// Another server writes into `_control` for very long.
+    #[error("another server has been writing into `_control` for two minutes")]
+    ControlBusy,
+    /// Restore points that the catalog counts are not in the repository.
+    #[error(
+        "{missing} restore points of `{system}` are gone from its repository, and nobody here removed them; nothing was freed"
+    )]
+    PointsMissing {
+        /// Which system.
+        system: String,
+        /// How many.
+        missing: usize,
+    },
+    /// The catalog belongs to a server with other keys.
+    #[error("the catalog belongs to a server with the key {theirs}; ours is {ours}")]
+    OtherIdentity {
+        /// The recipient in the catalog.
+        theirs: String,
+        /// The recipient of this data folder.
+        ours: String,
+    },
     /// A report that does not verify.
     #[error("the vault's report cannot be used: {0}")]
     Report(String),
@@ -102,6 +135,7 @@ impl ServerError {
             Self::Serve(error) => error,
             Self::Source(error) => error,
             Self::Escrow(error) => error,
+            Self::Audit(error) => error,
             Self::Notify(error) => error,
             Self::Drill(error) => error,
             _ => return None,
@@ -124,6 +158,11 @@ impl Fault for ServerError {
             Self::HoursEnded { .. } => "server.hours-ended",
             Self::Stopping => "server.stopping",
             Self::Cancelled => "server.cancelled",
+            Self::GaveWay { .. } => "server.gave-way",
+            Self::TakenOver => "server.taken-over",
+            Self::ControlBusy => "server.control-busy",
+            Self::PointsMissing { .. } => "server.points-missing",
+            Self::OtherIdentity { .. } => "server.other-identity",
             Self::Report(_) => "server.report",
             _ => "server.bug",
         }
@@ -134,9 +173,14 @@ impl Fault for ServerError {
             return inner.kind();
         }
         match self {
-            Self::Cancelled | Self::Stopping | Self::HoursEnded { .. } => Kind::Retry,
+            Self::Cancelled
+            | Self::Stopping
+            | Self::HoursEnded { .. }
+            | Self::GaveWay { .. }
+            | Self::TakenOver
+            | Self::ControlBusy => Kind::Retry,
             Self::Exists(_) => Kind::Refused,
-            Self::Sealed { .. } | Self::Report(_) => Kind::Damaged,
+            Self::Sealed { .. } | Self::Report(_) | Self::PointsMissing { .. } => Kind::Damaged,
             Self::Bug(_) => Kind::Bug,
             _ => Kind::Fix,
         }
@@ -153,6 +197,16 @@ impl Fault for ServerError {
             }
             Self::SocketTaken(_) => {
                 "stop the other server, or give this one `admin.socket` of its own".to_owned()
+            }
+            Self::PointsMissing { .. } => {
+                "find out who removed them; their data is still there, and the vault has its copy; \
+                 `kuramori repo check` shows what is whole"
+                    .to_owned()
+            }
+            Self::OtherIdentity { .. } => {
+                "servers that share a catalog need the same `keys` and `tls` folders; copy them from \
+                 the first server"
+                    .to_owned()
             }
             Self::HoursEnded { .. } => "widen its windows, or start it earlier".to_owned(),
             _ => return None,

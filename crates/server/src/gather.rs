@@ -3,7 +3,7 @@
 use std::{future::Future, pin::Pin, sync::PoisonError, time::Duration};
 
 use jiff::Timestamp;
-use kuramori_catalog::{Place, Point, Registered, Run, RunFilter, RunState, Verdict};
+use kuramori_catalog::{Place, Point, Registered, Run, RunFilter, RunKind, RunState, Verdict};
 use kuramori_judge::{foreign::Recorded, schedule::Timetable};
 use kuramori_model::{fault::chain, finding::Finding, foreign::JobState, ids::RunId, units::Bytes};
 use kuramori_source::config::ForeignConfig;
@@ -13,11 +13,14 @@ use crate::{
     console::Facts,
     error::Result,
     facts::{
-        Alarm, Foreign, LastRun, Notices, Report, Running, SCHEMA, State, Status, System, Window,
+        Alarm, Foreign, LastRun, Notices, Report, Running, SCHEMA, State, Status, System, Upkeep, Window,
         verdict::verdict,
     },
     lang::Catalogue,
-    results, words,
+    prune::Freed,
+    results,
+    retention::{CONTROL_UPKEEP, ControlUpkeep},
+    words,
 };
 
 /// Windows on the first screen.
@@ -72,7 +75,41 @@ impl App {
                 .collect(),
             notices: self.notices().await?,
             answer: self.book().await?.answer,
+            upkeep: self.upkeep().await?,
         })
+    }
+
+    async fn upkeep(&self) -> Result<Vec<Upkeep>> {
+        let mut all = Vec::new();
+        for registered in self.catalog.systems().await? {
+            let filter = RunFilter {
+                system: Some(registered.system.id.clone()),
+                kind: Some(RunKind::Prune),
+                limit: 5,
+                ..RunFilter::default()
+            };
+            let ended = self.catalog.runs(&filter).await?.into_iter().find(|run| run.ended_at.is_some());
+            all.extend(ended.and_then(|run| {
+                Some(Upkeep {
+                    repository: registered.system.id.to_string(),
+                    at: run.ended_at?,
+                    state: run.state.as_str().to_owned(),
+                    plan: Freed::of(&run),
+                    error_code: run.error_code,
+                    error: run.error_text,
+                })
+            }));
+        }
+        let control: Option<ControlUpkeep> = self.catalog.setting(CONTROL_UPKEEP).await?;
+        all.extend(control.map(|control| Upkeep {
+            repository: kuramori_model::ids::CONTROL_REPOSITORY.to_owned(),
+            at: control.at,
+            state: RunState::Complete.as_str().to_owned(),
+            error_code: None,
+            error: None,
+            plan: Some(control.freed),
+        }));
+        Ok(all)
     }
 
     async fn system_facts(&self, now: Timestamp, registered: Registered) -> Result<System> {
@@ -83,7 +120,12 @@ impl App {
         let vault = vault
             .into_iter()
             .find(|point| point.complete && !matches!(point.verdict, Verdict::Suspect | Verdict::Corrupt));
-        let filter = RunFilter { system: Some(id.clone()), limit: 5, ..RunFilter::default() };
+        let filter = RunFilter {
+            system: Some(id.clone()),
+            kind: Some(RunKind::Backup),
+            limit: 5,
+            ..RunFilter::default()
+        };
         let last = self.catalog.runs(&filter).await?.into_iter().find(|run| run.ended_at.is_some());
         let table = Timetable::new(&registered.system.schedule).ok();
         let product = results::of(&registered.system);

@@ -86,7 +86,7 @@ impl App {
         let added = self.register(&import.entry).await?;
         let points = job::adopt_system(self, &added.system).await?;
         let data = serde_json::json!({ "files": copied.files, "bytes": copied.bytes, "points": points });
-        self.catalog.add_event("admin", "system.imported", Some(&added.system.id), &data).await?;
+        self.event("admin", "system.imported", Some(&added.system.id), &data).await?;
         self.export_control().await?;
         Ok(Imported { added, files: copied.files, bytes: copied.bytes, points })
     }

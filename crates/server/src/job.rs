@@ -1,4 +1,4 @@
-//! One backup: a departmental system's source on one side, its repository on the other, the catalog beside.
+//! One job. A backup: a departmental system's source on one side, its repository on the other, the catalog beside.
 //!
 //! The order is what keeps a kill at any moment harmless: the snapshot is durable first, then one transaction
 //! ends the run and gives the point its number and time. A snapshot whose transaction never came is taken up
@@ -9,13 +9,15 @@ use std::{
     time::Duration,
 };
 
-use kuramori_catalog::{Claim, End, NewPoint, Place, Progress, Reason, RunState, Writer};
+use kuramori_catalog::{
+    CatalogError, Claim, End, NewPoint, Place, Progress, Reason, RunKind, RunState, Writer,
+};
 use kuramori_judge::{
     facts::{Felt, Marker, RunFacts},
     schedule::Timetable,
 };
 use kuramori_model::{
-    fault::{Fault, chain},
+    fault::{Fault, Kind, chain},
     foreign::JobResult,
     ids::SystemId,
 };
@@ -25,10 +27,12 @@ use kuramori_source::{
     report::{Origin, SmbOrigin},
 };
 
-use crate::{App, ServerError, app::blocking, error::Result, repositories::count, results};
+use crate::{App, ServerError, app::blocking, error::Result, prune, repositories::count, results};
 
-/// How long a job may be silent before another server may call it dead.
+/// How long other work of ours in a repository may wait for an exclusive lock.
 pub(crate) const LEASE: Duration = Duration::from_mins(1);
+/// How long the end of a job is offered to a database that does not answer.
+const OUTAGE: Duration = Duration::from_mins(10);
 /// How often progress goes into the catalog.
 const PULSE: Duration = Duration::from_secs(1);
 /// How long a job waits for a foreign exclusive lock (an administrator's prune).
@@ -38,17 +42,24 @@ const RUN_TAG: &str = "kuramori.run=";
 
 /// What stops a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
+pub(crate) enum Stop {
     Person,
     Hours,
     Shutdown,
+    /// A job of the same system waits for us.
+    Waiting,
+    /// The lease is over.
+    Lost,
 }
 
+/// How a job is seen and stopped from outside.
 #[derive(Debug, Default)]
-struct Steering {
+pub(crate) struct Steering {
     progress: Mutex<Progress>,
     source: kuramori_source::Cancel,
-    engine: kuramori_repo::Cancel,
+    pub(crate) engine: kuramori_repo::Cancel,
+    /// The engine's own counters, for work without a source.
+    pub(crate) counted: Mutex<Option<Arc<kuramori_repo::progress::Progress>>>,
     why: Mutex<Option<Stop>>,
 }
 
@@ -59,29 +70,39 @@ impl Steering {
         self.engine.cancel();
     }
 
-    fn phase(&self, phase: &str) {
+    pub(crate) fn phase(&self, phase: &str) {
         phase.clone_into(&mut self.progress.lock().unwrap_or_else(PoisonError::into_inner).phase);
     }
 
     fn progress(&self) -> Progress {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let said = self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match self.counted.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(counted) => prune::progress(said.phase, counted),
+            None => said,
+        }
     }
 }
 
 /// Works a claimed run to its end and records it.
 pub(crate) async fn work(app: App, claim: Claim) {
     let (run, system) = (claim.run.id, claim.run.system.clone());
-    tracing::info!(%run, %system, "backup begins");
+    let kind = claim.run.kind.as_str();
+    tracing::info!(%run, %system, kind, epoch = claim.run.epoch, "job begins");
     let steering = Arc::new(Steering::default());
     let end = {
-        let job = backup(&app, &claim, steering.clone());
+        let job = async {
+            match claim.run.kind {
+                RunKind::Prune => prune::work(&app, &claim, steering.clone()).await,
+                _ => backup(&app, &claim, steering.clone()).await,
+            }
+        };
         let pulse = pulse(&app, &claim, &steering);
         tokio::pin!(job, pulse);
         tokio::select! {
             end = &mut job => end,
             // Nothing of ours may be written once the lease is lost.
             () = &mut pulse => {
-                steering.stop(Stop::Person);
+                steering.stop(Stop::Lost);
                 job.await
             }
         }
@@ -92,15 +113,26 @@ pub(crate) async fn work(app: App, claim: Claim) {
             Some(Stop::Person) => ServerError::Cancelled,
             Some(Stop::Shutdown) => ServerError::Stopping,
             Some(Stop::Hours) => ServerError::HoursEnded { system: system.to_string() },
+            Some(Stop::Waiting) => ServerError::GaveWay { system: system.to_string() },
+            Some(Stop::Lost) => ServerError::TakenOver,
             None => error,
         };
-        let state = if why == Some(Stop::Person) { RunState::Cancelled } else { RunState::Failed };
-        tracing::warn!(%run, %system, code = error.code(), "backup ends without a restore point: {}", chain(&error));
+        // A prune that finds somebody at work, or makes room, is no failure: it comes again.
+        let later = claim.run.kind == RunKind::Prune
+            && matches!(
+                error,
+                ServerError::GaveWay { .. }
+                    | ServerError::HoursEnded { .. }
+                    | ServerError::Stopping
+                    | ServerError::Repository(kuramori_repo::Error::Locked { .. })
+            );
+        let state = if later || why == Some(Stop::Person) { RunState::Cancelled } else { RunState::Failed };
+        tracing::warn!(%run, %system, kind, code = error.code(), "job ends without success: {}", chain(&error));
         let error = Some((error.code().to_owned(), chain(&error)));
-        End { state, facts: RunFacts::default(), error, point: None }
+        End { state, facts: RunFacts::default(), error, point: None, detail: serde_json::json!({}) }
     });
     let committed = end.point.is_some();
-    match app.catalog.finish(&claim, &end).await {
+    match record(&app, &claim, &end).await {
         Ok(Some(point)) => {
             tracing::info!(%run, %system, sequence = %point.sequence, "restore point committed");
         }
@@ -116,11 +148,35 @@ pub(crate) async fn work(app: App, claim: Claim) {
     app.work.notify_one();
 }
 
+/// Records the end; a database that is away is asked again, because the restore point is already durable.
+async fn record(
+    app: &App,
+    claim: &Claim,
+    end: &End,
+) -> std::result::Result<Option<kuramori_catalog::Point>, CatalogError> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match app.catalog.finish(claim, end).await {
+            Err(error)
+                if error.kind() == Kind::Retry
+                    && !matches!(error, CatalogError::LeaseLost { .. })
+                    && waited < OUTAGE
+                    && !*app.stopping.borrow() =>
+            {
+                tracing::warn!(run = %claim.run.id, "the run's end waits for the database: {}", chain(&error));
+                tokio::time::sleep(PULSE).await;
+                waited += PULSE;
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Keeps the lease alive and carries a person's or the timetable's stop to the job. Ends when the lease is
 /// lost.
 async fn pulse(app: &App, claim: &Claim, steering: &Steering) {
     let table = match app.catalog.system(&claim.run.system).await {
-        Ok(registered) if claim.run.reason != Reason::Manual => {
+        Ok(registered) if claim.run.kind == RunKind::Backup && claim.run.reason != Reason::Manual => {
             Timetable::new(&registered.system.schedule).ok()
         }
         _ => None,
@@ -135,7 +191,17 @@ async fn pulse(app: &App, claim: &Claim, steering: &Steering) {
         if table.as_ref().is_some_and(|table| !table.allowed(app.clock.now())) {
             steering.stop(Stop::Hours);
         }
-        match app.catalog.progress(claim, &steering.progress(), LEASE).await {
+        if claim.run.kind == RunKind::Prune {
+            if claim.run.reason != Reason::Manual
+                && !app.config.prune.allowed(app.clock.now(), &app.config.zone)
+            {
+                steering.stop(Stop::Hours);
+            }
+            if let Ok(true) = prune::somebody_waits(app, &claim.run.system).await {
+                steering.stop(Stop::Waiting);
+            }
+        }
+        match app.catalog.progress(claim, &steering.progress(), app.config.lease).await {
             Ok(pulse) => {
                 silent = Duration::ZERO;
                 if pulse.cancel {
@@ -146,7 +212,7 @@ async fn pulse(app: &App, claim: &Claim, steering: &Steering) {
             Err(error) => {
                 tracing::warn!("progress could not be recorded: {}", chain(&error));
                 silent += PULSE;
-                if silent >= LEASE {
+                if silent >= app.config.lease {
                     return;
                 }
             }
@@ -163,6 +229,7 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
     let password = app.password(system.id.as_str()).await?;
     let previous = app.catalog.setting(&marker_setting(&system.id)).await?;
     let (run, app_) = (claim.run.id, app.clone());
+    let (claim_, runtime) = (claim.clone(), tokio::runtime::Handle::current());
     let id = system.id.clone();
     let outcome = blocking(move || {
         let control = Control {
@@ -191,7 +258,13 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
         let source = kuramori_source::open(&config)?;
         if matches!(config.innermost(), kuramori_source::Config::Foreign(foreign) if !results::is_pulled(foreign)) {
             let report = source.read(&mut results::Nothing, &control)?;
-            let end = End { state: RunState::Complete, facts: RunFacts::default(), error: None, point: None };
+            let end = End {
+                state: RunState::Complete,
+                facts: RunFacts::default(),
+                error: None,
+                point: None,
+                detail: serde_json::json!({}),
+            };
             return Ok((end, None, product_result(&report)));
         }
         let about = source.describe();
@@ -205,6 +278,11 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
         let mut session = repository.backup(options)?;
         let report = source.read(&mut session, &control)?;
         steering.phase("committing");
+        // One that was given up meanwhile leaves no snapshot beside its successor's.
+        let pulse = runtime.block_on(app_.catalog.progress(&claim_, &steering.progress(), app_.config.lease));
+        if let Err(lost @ CatalogError::LeaseLost { .. }) = pulse {
+            return Err(lost.into());
+        }
         let received = app_.clock.now();
         let committed = session.commit(Draft {
             hostname: id.to_string(),
@@ -241,7 +319,8 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
             complete,
             facts: facts.clone(),
         };
-        Ok((End { state, facts, error, point: Some(point) }, marker, product_result(&report)))
+        let detail = serde_json::json!({});
+        Ok((End { state, facts, error, point: Some(point), detail }, marker, product_result(&report)))
     })
     .await;
     let (end, marker, result) = match outcome {

@@ -27,6 +27,7 @@ pub mod logins;
 mod look;
 mod page;
 mod post;
+pub mod prune;
 pub mod rebuild;
 mod receive;
 pub mod recover;
@@ -43,5 +44,5 @@ mod watchman;
 mod witness;
 mod words;
 
-pub use app::App;
+pub use app::{AUDIT, App, audit_key};
 pub use error::ServerError;

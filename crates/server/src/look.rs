@@ -48,15 +48,18 @@ pub(crate) async fn watch(app: App, gate: config::Gate) {
 }
 
 fn probe(figure: &Figure<Vec<std::net::SocketAddrV4>>, stale_after_s: u64) -> Look {
+    let mut answered_by = Vec::new();
     let (seen, detail) = match (&figure.value, &figure.missing) {
         (Some(answered), _) if answered.is_empty() => (Seen::Closed, "no answer (TCP, 1 s)".to_owned()),
         (Some(answered), _) => {
             let who: Vec<String> = answered.iter().map(ToString::to_string).collect();
-            (Seen::Open, format!("answered: {}", who.join(", ")))
+            let detail = format!("answered: {}", who.join(", "));
+            answered_by = who;
+            (Seen::Open, detail)
         }
         (None, missing) => (Seen::Unknown, missing.clone().unwrap_or_default()),
     };
-    Look { seen, source: figure.source.clone(), detail, at: figure.at, stale_after_s }
+    Look { seen, source: figure.source.clone(), detail, answered: answered_by, at: figure.at, stale_after_s }
 }
 
 fn port(figure: &Figure<Port>, stale_after_s: u64) -> Look {
@@ -67,7 +70,7 @@ fn port(figure: &Figure<Port>, stale_after_s: u64) -> Look {
         }
         (None, missing) => (Seen::Unknown, missing.clone().unwrap_or_default()),
     };
-    Look { seen, source: figure.source.clone(), detail, at: figure.at, stale_after_s }
+    Look { seen, source: figure.source.clone(), detail, answered: Vec::new(), at: figure.at, stale_after_s }
 }
 
 /// RFC 2863's words.

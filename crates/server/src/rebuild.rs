@@ -89,7 +89,7 @@ pub async fn rebuild(
     }
     let export = config.data.join("rebuild.jsonl");
     private(&export, &file(&repository, &snapshot, control::CATALOG)?)?;
-    let catalog = Catalog::import(&export, &database(config)?, clock.clone()).await?;
+    let catalog = Catalog::import(&export, database(config)?, clock.clone()).await?;
     fs_err::remove_file(&export).map_err(ServerError::file("remove the export"))?;
 
     let wrapped = file(&repository, &snapshot, control::IDENTITY)?;

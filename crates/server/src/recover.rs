@@ -132,7 +132,7 @@ impl App {
         profile.check()?;
         self.catalog.system(id).await?;
         self.catalog.set_setting(&profile_name(id), profile).await?;
-        self.catalog.add_event("admin", "recovery.profile", Some(id), &serde_json::json!({})).await?;
+        self.event("admin", "recovery.profile", Some(id), &serde_json::json!({})).await?;
         self.export_control().await?;
         Ok(())
     }
@@ -176,14 +176,14 @@ impl App {
             "part": purpose.part,
         });
         let kind = if purpose.verb == "run" { "restore.begun" } else { "restore.planned" };
-        self.catalog.add_event(&purpose.by, kind, Some(&system.id), &data).await?;
+        self.event(&purpose.by, kind, Some(&system.id), &data).await?;
         Ok(Key { choice, password: self.password(id.as_str()).await? })
     }
 
     /// Writes down how a restore ended, and keeps its time as a measurement if it was whole.
     pub async fn restore_ended(&self, id: &SystemId, ended: &Ended) -> Result<()> {
         let data = serde_json::to_value(ended).map_err(|error| crate::ServerError::Bug(error.to_string()))?;
-        self.catalog.add_event(&ended.by, "restore.ended", Some(id), &data).await?;
+        self.event(&ended.by, "restore.ended", Some(id), &data).await?;
         if ended.error.is_none() && ended.found_there == 0 && ended.bytes > 0 {
             self.measure(Measured {
                 at: self.clock.now(),

@@ -178,7 +178,7 @@ async fn take(app: &App, body: &Body, whole: serde_json::Value, key: &str) -> Re
         Err(error) => tracing::error!("no checkpoint is exchanged: {}", kuramori_model::fault::chain(&error)),
     }
     let data = serde_json::json!({ "vault": body.vault, "number": report.number });
-    app.catalog.add_event("vault", "report.received", None, &data).await?;
+    app.event("vault", "report.received", None, &data).await?;
     app.work.notify_one();
     Ok(())
 }

@@ -94,7 +94,7 @@ impl App {
             return Ok(false);
         }
         self.catalog.set_setting(&setting(&system), &records).await?;
-        self.catalog.add_event("product", kind, Some(&system), &data).await?;
+        self.event("product", kind, Some(&system), &data).await?;
         self.work.notify_one();
         Ok(true)
     }

@@ -69,8 +69,11 @@ pub async fn start(config: Config) -> Result<Running> {
     let address = |listener: &TcpListener| listener.local_addr().map_err(ServerError::file("listen"));
     let (console_address, serve_address) = (address(&console)?, address(&repositories)?);
 
-    for run in app.catalog.abandon_others(&app.owner).await? {
-        tracing::warn!(run = %run.id, system = %run.system, "its server died; the run is taken back");
+    // Alone on the catalog, everybody else is gone. Beside others, only their leases say who is.
+    if !app.catalog.is_shared() {
+        for run in app.catalog.abandon_others(&app.owner).await? {
+            tracing::warn!(run = %run.id, system = %run.system, "its server died; the run is taken back");
+        }
     }
     let adopted = job::adopt(&app).await?;
     if adopted > 0 {

@@ -8,8 +8,10 @@ use kuramori_judge::schedule::{Decision, Timetable};
 use kuramori_model::fault::chain;
 use tokio::{sync::Semaphore, task::JoinSet};
 
-use crate::{App, error::Result, job, results};
+use crate::{App, error::Result, job, prune, results};
 
+/// A job whose servers died this often is given up: it may be what kills them.
+const TRIES: u64 = 3;
 /// How long jobs may take to give up when the server ends.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -17,9 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) async fn run(app: App) {
     let mut stop = app.stopping.subscribe();
     let places = Arc::new(Semaphore::new(app.config.jobs));
+    // One repository at a time is put in order, and never in a place that a backup could use.
+    let upkeep = Arc::new(Semaphore::new(1));
+    let mut answers = Answers::default();
     let mut jobs = JoinSet::new();
     loop {
-        if let Err(error) = turn(&app, &places, &mut jobs).await {
+        let outcome = turn(&app, &places, &upkeep, &mut jobs, answers.long_enough(&app)).await;
+        answers.note(&app, outcome.is_ok());
+        if let Err(error) = outcome {
             tracing::error!("the scheduler's turn failed: {}", chain(&error));
         }
         tokio::select! {
@@ -34,10 +41,47 @@ pub(crate) async fn run(app: App) {
     let _ = tokio::time::timeout(PATIENCE, async { while jobs.join_next().await.is_some() {} }).await;
 }
 
-async fn turn(app: &App, places: &Arc<Semaphore>, jobs: &mut JoinSet<()>) -> Result<()> {
+/// Since when the database has answered us without a gap. After an outage all leases look old, the living
+/// servers' too: they get the time of one lease to speak up before anybody takes their jobs.
+#[derive(Debug, Default)]
+struct Answers(Option<Duration>);
+
+impl Answers {
+    fn note(&mut self, app: &App, answered: bool) {
+        self.0 = answered.then(|| self.0.unwrap_or_else(|| app.clock.boot()));
+    }
+
+    fn long_enough(&self, app: &App) -> bool {
+        self.0.is_some_and(|since| app.clock.boot().saturating_sub(since) >= app.config.lease)
+    }
+}
+
+/// Takes back what silent workers left: ours alone fail, of several servers another finishes the work.
+async fn take_back(app: &App, settled: bool) -> Result<()> {
+    let lost = match (app.catalog.is_shared(), settled) {
+        (false, _) => app.catalog.expire().await?,
+        (true, true) => app.catalog.take_over(TRIES).await?,
+        (true, false) => Vec::new(),
+    };
+    for run in lost {
+        let (owner, state) = (run.owner.unwrap_or_default(), run.state.as_str());
+        tracing::warn!(run = %run.id, system = %run.system, owner, state, "a job was silent for too long and is taken back");
+    }
+    Ok(())
+}
+
+async fn turn(
+    app: &App,
+    places: &Arc<Semaphore>,
+    upkeep: &Arc<Semaphore>,
+    jobs: &mut JoinSet<()>,
+    settled: bool,
+) -> Result<()> {
     let stamp = app.catalog.tick().await?;
-    for run in app.catalog.expire().await? {
-        tracing::warn!(run = %run.id, system = %run.system, "a job was silent for too long and is taken back");
+    take_back(app, settled).await?;
+    if app.catalog.is_shared() {
+        // Another server may have given or revoked a login.
+        app.logins.load(&app.catalog).await?;
     }
     for registered in app.catalog.systems().await? {
         let system = &registered.system;
@@ -61,14 +105,26 @@ async fn turn(app: &App, places: &Arc<Semaphore>, jobs: &mut JoinSet<()>) -> Res
                 app.catalog.enqueue(&new).await?;
             }
             Decision::Miss { due, alarm } => {
-                app.catalog.set_handled(&system.id, due).await?;
-                let data = serde_json::json!({ "due": due, "alarm": alarm });
-                app.catalog.add_event("scheduler", "run.missed", Some(&system.id), &data).await?;
+                // Of several servers the one that moves the mark reports.
+                if app.catalog.set_handled(&system.id, due).await? {
+                    let data = serde_json::json!({ "due": due, "alarm": alarm });
+                    app.event("scheduler", "run.missed", Some(&system.id), &data).await?;
+                }
             }
         }
     }
     while let Ok(place) = places.clone().try_acquire_owned() {
-        let Some(claim) = app.catalog.claim(&app.owner, job::LEASE).await? else { break };
+        let Some(claim) = app.catalog.claim(&app.owner, app.config.lease).await? else { break };
+        let app = app.clone();
+        jobs.spawn(async move {
+            job::work(app, claim).await;
+            drop(place);
+        });
+    }
+    prune::schedule(app, stamp).await?;
+    if let Ok(place) = upkeep.clone().try_acquire_owned()
+        && let Some(claim) = app.catalog.claim_upkeep(&app.owner, app.config.lease).await?
+    {
         let app = app.clone();
         jobs.spawn(async move {
             job::work(app, claim).await;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use kuramori_catalog::{Place, Registered, RunFilter, RunState};
+use kuramori_catalog::{Place, Registered, RunFilter, RunKind, RunState};
 use kuramori_judge::{
     calendar::Calendar,
     foreign,
@@ -19,13 +19,22 @@ use kuramori_notify::{Notice, Occasion};
 
 use crate::{App, error::Result, facts::Seen, post, results};
 
+/// A judge that is slow is not yet gone.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Restore points that the judge looks back on.
 const HISTORY: u32 = 100;
 
 /// Judges until the task is dropped.
 pub(crate) async fn run(app: App) {
     loop {
-        if let Err(error) = turn(&app).await {
+        // One judge at a time; another server takes its place when it is silent.
+        let judge = app.alone("judge", app.config.judge_every * 3 + GRACE).await;
+        let outcome = match judge {
+            Ok(true) => turn(&app).await,
+            Ok(false) => own(&app).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
             tracing::error!("the judge's turn failed: {}", chain(&error));
         }
         tokio::time::sleep(app.config.judge_every).await;
@@ -35,7 +44,8 @@ pub(crate) async fn run(app: App) {
 /// One turn; public so that tests and the admin socket can ask for it.
 pub(crate) async fn turn(app: &App) -> Result<()> {
     let now = app.clock.now();
-    let mut findings = app.refused.all();
+    own(app).await?;
+    let mut findings = Vec::new();
     let mut calendar = Calendar { japan: true, ..Calendar::default() };
     calendar.more = app.catalog.setting("holidays").await?.unwrap_or_default();
     for registered in app.catalog.systems().await? {
@@ -43,9 +53,23 @@ pub(crate) async fn turn(app: &App) -> Result<()> {
         findings.extend(app.drill_findings(now, &registered).await?);
     }
     findings.extend(platform(app, now).await?);
-    findings.extend(gate(app, now));
     findings.extend(post::speechless(app, now).await?);
-    let changes = app.catalog.reconcile("judge", &findings).await?;
+    tell(app, "judge", &findings).await?;
+    app.catalog.beat("judge", &serde_json::json!({ "findings": findings.len() })).await?;
+    Ok(())
+}
+
+/// What only this server can have seen: refused logins, forged reports, its own look at the gate.
+async fn own(app: &App) -> Result<()> {
+    let mut findings = app.refused.all();
+    findings.extend(gate(app, app.clock.now()));
+    tell(app, &format!("server@{}:{}", app.host(), app.config.serve.listen.port()), &findings).await
+}
+
+/// Findings into alarms, alarms into notices that are owed.
+async fn tell(app: &App, scope: &str, findings: &[Finding]) -> Result<()> {
+    let now = app.clock.now();
+    let changes = app.catalog.reconcile(scope, findings).await?;
     let mut notices = Vec::new();
     for (alarms, occasion) in [
         (&changes.opened, Occasion::Opened),
@@ -58,7 +82,6 @@ pub(crate) async fn turn(app: &App) -> Result<()> {
         }
     }
     post::owe(app, &notices).await?;
-    app.catalog.beat("judge", &serde_json::json!({ "findings": findings.len() })).await?;
     app.post.notify_one();
     Ok(())
 }
@@ -78,7 +101,12 @@ async fn system(
         }
     };
     let points = app.catalog.history(&system.id, HISTORY).await?;
-    let filter = RunFilter { system: Some(system.id.clone()), limit: 10, ..RunFilter::default() };
+    let filter = RunFilter {
+        system: Some(system.id.clone()),
+        kind: Some(RunKind::Backup),
+        limit: 10,
+        ..RunFilter::default()
+    };
     let runs = app.catalog.runs(&filter).await?;
     let running = runs.iter().find(|run| run.state == RunState::Running).and_then(|run| {
         let started = run.started_at?;

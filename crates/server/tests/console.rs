@@ -52,6 +52,28 @@ async fn a_good_night_says_so_in_both_languages() {
 }
 
 #[tokio::test]
+async fn the_japanese_screen_words_every_observation() {
+    let gate = |page: &str| {
+        let from = page.find("<section id=\"gate\"").unwrap();
+        page[from..from + page[from..].find("</section>").unwrap()].to_owned()
+    };
+    let mut status = support::good();
+    let (ja, en) =
+        (gate(&page(status.clone(), "/?lang=ja").await), gate(&page(status.clone(), "/?lang=en").await));
+    assert!(en.contains("attempts to connect from the production side") && en.contains("no answer"), "{en}");
+    for english in ["probe", "production", "answer", "read by"] {
+        assert!(!ja.contains(english), "`{english}` in {ja}");
+    }
+    assert!(ja.contains("拠点側からの接続の試み") && ja.contains("SNMP による読み取り(sw port2)"), "{ja}");
+    let probe = status.gate.probe.as_mut().unwrap();
+    probe.seen = kuramori_server::facts::Seen::Open;
+    probe.detail = "answered: 10.77.9.2:22".to_owned();
+    probe.answered = vec!["10.77.9.2:22".to_owned()];
+    let ja = gate(&page(status, "/?lang=ja").await);
+    assert!(ja.contains("応答あり: 10.77.9.2:22") && !ja.contains("answered"), "{ja}");
+}
+
+#[tokio::test]
 async fn a_bad_night_names_system_and_next_action() {
     let ja = page(support::bad(), "/?lang=ja").await;
     for text in [

@@ -4,56 +4,15 @@
 
 #[path = "support/hospital.rs"]
 mod hospital;
+#[path = "support/process.rs"]
+mod process;
 
-use std::{
-    collections::HashSet,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{collections::HashSet, time::Duration};
 
-use hospital::{Share, Site, backup, restic, until};
+use hospital::{Share, Site, backup, restic};
 use kuramori_model::clock::SeededRandom;
+use process::Process;
 use serde_json::{Value, json};
-
-const CONFIG: &str = "KURAMORI_TEST_SERVER_CONFIG";
-
-/// Not a test: the server's process, started by the test below from this same program.
-#[test]
-#[ignore = "the server's own process"]
-fn server_process() {
-    let Some(config) = std::env::var_os(CONFIG) else { return };
-    let config = kuramori_server::config::Config::load(Some(config.as_ref()), &[], &[]).unwrap();
-    kuramori_server::run::run(config).unwrap();
-}
-
-struct Process(Child);
-
-impl Process {
-    fn start(site: &Site) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args(["server_process", "--exact", "--ignored", "--nocapture"])
-            .env(CONFIG, &site.toml)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let process = Self(child);
-        until("the server", || site.client().get::<Value>("/v1/status").ok());
-        process
-    }
-
-    fn signal(mut self, signal: rustix::process::Signal) -> std::process::ExitStatus {
-        rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
-        self.0.wait().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn kill_9_loses_no_committed_point_and_leaves_nothing_half_done() {
@@ -102,4 +61,11 @@ fn kill_9_loses_no_committed_point_and_leaves_nothing_half_done() {
     let snapshots: Vec<Value> = serde_json::from_slice(&snapshots.stdout).unwrap();
     let there: HashSet<&str> = snapshots.iter().map(|snapshot| snapshot["id"].as_str().unwrap()).collect();
     assert_eq!(there, points, "catalog and repository know the same restore points");
+    let figures = json!({ "test": "server-kill", "seed": seed, "kill_points": rounds, "met_a_running_job": interrupted,
+                          "acknowledged_points": seen.len(), "points_lost": 0, "points_in_the_end": points.len() });
+    println!("{figures}");
+    if let Some(folder) = std::env::var_os("KURAMORI_EVIDENCE") {
+        fs_err::create_dir_all(&folder).unwrap();
+        fs_err::write(std::path::Path::new(&folder).join("server-kill.json"), figures.to_string()).unwrap();
+    }
 }

@@ -7,7 +7,7 @@ mod hospital;
 
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Command, sync::Arc};
 
-use hospital::{Share, Site, backup, restic, same, until};
+use hospital::{Night, Site, backup, beside, night, restic, same, server, until};
 use kuramori_audit::Signer;
 use kuramori_model::{
     clock::{SystemClock, SystemRandom},
@@ -16,19 +16,10 @@ use kuramori_model::{
 use kuramori_server::{client::Client, run};
 use serde_json::{Value, json};
 
-/// Blocking work beside the server that runs in this test's runtime.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_share_is_pulled_and_the_paper_alone_brings_it_back() {
-    let temp = tempfile::tempdir().unwrap();
-    let share = Share::start(temp.path());
+    let Night { site, share, running, temp } = night("").await;
     share.fill(1, 40, 50_000);
-    let site = Site::new(&temp.path().join("site"), "");
-    site.init();
-    let running = run::start(site.config()).await.unwrap();
     beside(move || {
         let client = site.client();
         let mode = fs_err::metadata(site.config().socket).unwrap().permissions().mode();
@@ -85,9 +76,7 @@ async fn a_share_is_pulled_and_the_paper_alone_brings_it_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_cannot_be_read_fails_by_name_and_is_never_green() {
     let temp = tempfile::tempdir().unwrap();
-    let site = Site::new(&temp.path().join("site"), "");
-    site.init();
-    let running = run::start(site.config()).await.unwrap();
+    let (site, running) = server(&temp, "").await;
     beside(move || {
         let client = site.client();
         let secret = temp.path().join("secret");
@@ -121,9 +110,7 @@ async fn a_source_that_cannot_be_read_fails_by_name_and_is_never_green() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restic_client_fills_its_own_repository_and_its_point_is_registered() {
     let temp = tempfile::tempdir().unwrap();
-    let site = Site::new(&temp.path().join("site"), "");
-    site.init();
-    let running = run::start(site.config()).await.unwrap();
+    let (site, running) = server(&temp, "").await;
     beside(move || {
         let client = site.client();
         let added: Value =
@@ -258,9 +245,7 @@ fn cosigned(folder: &Path, reports: &Path, enrolment: &Value, put: &dyn Fn(&[u8]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_vaults_report_counts_only_with_its_own_signature() {
     let temp = tempfile::tempdir().unwrap();
-    let site = Site::new(&temp.path().join("site"), "");
-    site.init();
-    let running = run::start(site.config()).await.unwrap();
+    let (site, running) = server(&temp, "").await;
     beside(move || {
         let client = site.client();
         client.post::<Value>("/v1/systems", &json!({ "id": "pacs" })).unwrap();
@@ -373,12 +358,8 @@ async fn a_second_server_and_a_machine_without_keys_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_machine_gets_register_history_and_secrets_back() {
-    let temp = tempfile::tempdir().unwrap();
-    let share = Share::start(temp.path());
+    let Night { site, share, running, temp } = night("").await;
     share.fill(3, 5, 10_000);
-    let site = Arc::new(Site::new(&temp.path().join("site"), ""));
-    site.init();
-    let running = run::start(site.config()).await.unwrap();
     let (there, entry) = (site.clone(), share.entry("ophthalmology"));
     let before = beside(move || {
         let client = there.client();

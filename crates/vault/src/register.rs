@@ -24,7 +24,8 @@ use std::{
 
 use rustix::fs::FlockOperation;
 use sqlx::{
-    ConnectOptions, Connection, SqliteConnection,
+    ConnectOptions, Connection, SqlSafeStr, SqliteConnection,
+    migrate::{Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
 
@@ -37,7 +38,19 @@ pub use windows::WindowRow;
 
 use crate::error::{Error, Result};
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("./migrations");
+/// The steps of the register's form; what was released is never changed, the file keeps each text's SHA-384.
+const STEPS: [(i64, &str, &str); 3] = [
+    (1, "register", include_str!("../migrations/0001_register.sql")),
+    (2, "confirmed", include_str!("../migrations/0002_confirmed.sql")),
+    (3, "approvals", include_str!("../migrations/0003_approvals.sql")),
+];
+
+fn migrations() -> Migrator {
+    let step = |(number, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(number, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(STEPS.into_iter().map(step).collect())
+}
 
 /// The open register.
 #[derive(Debug)]
@@ -85,7 +98,7 @@ impl Register {
         let connection = runtime.block_on(async {
             let mut connection = options.connect().await?;
             if !read_only {
-                MIGRATIONS.run(&mut connection).await?;
+                migrations().run(&mut connection).await?;
             }
             Ok::<_, Error>(connection)
         })?;
@@ -160,4 +173,14 @@ fn id(bytes: Vec<u8>) -> sqlx::Result<kuramori_repo::store::FileId> {
         .try_into()
         .map(kuramori_repo::store::FileId)
         .map_err(|_| sqlx::Error::Decode("an id has 32 bytes".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_step_that_lies_there_is_taken() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations");
+        let there = fs_err::read_dir(folder).map(Iterator::count).unwrap_or(0);
+        assert_eq!(super::STEPS.len(), there, "add the new file to STEPS");
+    }
 }

@@ -2,7 +2,9 @@
 //! Japanese help in `locale/help.ja.ftl`.
 
 mod assess;
+mod audit;
 mod backup;
+mod config;
 mod doctor;
 mod drill;
 mod escrow;
@@ -26,8 +28,12 @@ use crate::{Outcome, ui::Ui};
 pub(crate) enum Verb {
     /// See from your own list what is missing and what to do next
     Assess(assess::Args),
+    /// Verify and export the tamper-evident log
+    Audit(audit::Args),
     /// Take and look at backups of registered systems
     Backup(backup::Args),
+    /// Check and show the server's configuration
+    Config(config::Args),
     /// Check that this machine has what Kuramori needs
     Doctor(doctor::Args),
     /// Hold and look at restore drills
@@ -57,6 +63,8 @@ pub(crate) enum Verb {
 pub(crate) fn run(verb: Verb, ui: &Ui) -> Outcome {
     match verb {
         Verb::Assess(args) => assess::run(&args, ui),
+        Verb::Audit(args) => audit::run(&args, ui),
+        Verb::Config(args) => config::run(&args, ui),
         Verb::Backup(args) => backup::run(&args, ui),
         Verb::Doctor(args) => Ok(doctor::run(&args, ui)),
         Verb::Drill(args) => drill::run(&args, ui),

@@ -26,7 +26,7 @@ pub(crate) struct Args {
 }
 
 #[derive(Debug, clap::Args)]
-struct File {
+pub(crate) struct File {
     /// The server's configuration; `conf.d/*.toml` beside it is read too
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/kuramori/server.toml")]
     config: PathBuf,
@@ -150,7 +150,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
     }
 }
 
-fn load(file: &File) -> Result<Config, ServerError> {
+pub(crate) fn load(file: &File) -> Result<Config, ServerError> {
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();

@@ -321,7 +321,11 @@ fn forgetting_waits_for_no_one_but_respects_locks() {
 #[test]
 fn a_prune_frees_what_nobody_needs_and_restic_agrees() {
     let bench = Bench::new();
-    let options = PruneOptions { max_unused_percent: 0, patience: std::time::Duration::ZERO };
+    let options = PruneOptions {
+        max_unused_percent: 0,
+        max_repack_bytes: u64::MAX,
+        patience: std::time::Duration::ZERO,
+    };
     let prune = || {
         let pruning = open(&bench.repository()).plan_prune(&options, &Cancel::default()).unwrap();
         pruning.execute(&Progress::default(), &Cancel::default()).unwrap()
@@ -361,7 +365,11 @@ fn a_prune_frees_what_nobody_needs_and_restic_agrees() {
 #[test]
 fn nothing_is_pruned_while_somebody_works_or_when_a_restore_point_is_not_whole() {
     let bench = Bench::new();
-    let options = PruneOptions { max_unused_percent: 0, patience: std::time::Duration::ZERO };
+    let options = PruneOptions {
+        max_unused_percent: 0,
+        max_repack_bytes: u64::MAX,
+        patience: std::time::Duration::ZERO,
+    };
     let repository = open(&bench.repository());
     let held = repository.lock(kuramori_repo::lock::LockMode::Shared, std::time::Duration::ZERO).unwrap();
     assert!(matches!(repository.plan_prune(&options, &Cancel::default()), Err(Error::Locked { .. })));

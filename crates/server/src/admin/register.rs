@@ -100,7 +100,7 @@ pub(super) async fn edit(
         .into());
     }
     app.catalog.edit_system(&system, seen.version).await?;
-    app.catalog.add_event("admin", "system.edited", Some(&id), &serde_json::json!({})).await?;
+    app.event("admin", "system.edited", Some(&id), &serde_json::json!({})).await?;
     app.work.notify_one();
     Ok(Json(app.catalog.system(&id).await?))
 }
@@ -109,7 +109,7 @@ pub(super) async fn remove(State(app): State<App>, Path(id): Path<SystemId>) -> 
     app.catalog.remove_system(&id).await?;
     app.logins.revoke(&app.catalog, id.as_str()).await?;
     app.logins.revoke(&app.catalog, &results::shelf(&id)).await?;
-    app.catalog.add_event("admin", "system.removed", None, &serde_json::json!({ "system": id })).await?;
+    app.event("admin", "system.removed", None, &serde_json::json!({ "system": id })).await?;
     Ok(Json(serde_json::json!({ "removed": id })))
 }
 
@@ -186,7 +186,7 @@ impl App {
         } else {
             None
         };
-        self.catalog.add_event("admin", "system.added", Some(&system.id), &serde_json::json!({})).await?;
+        self.event("admin", "system.added", Some(&system.id), &serde_json::json!({})).await?;
         self.export_control().await?;
         self.work.notify_one();
         Ok(Added { system, client, product })

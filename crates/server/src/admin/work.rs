@@ -30,6 +30,7 @@ pub(super) async fn status(State(app): State<App>) -> Answer<Status> {
 #[derive(Debug, Deserialize)]
 pub(super) struct Which {
     system: Option<SystemId>,
+    kind: Option<RunKind>,
     #[serde(default)]
     open: bool,
     before: Option<u64>,
@@ -40,6 +41,7 @@ pub(super) struct Which {
 pub(super) async fn runs(State(app): State<App>, Query(which): Query<Which>) -> Answer<Vec<Run>> {
     let filter = RunFilter {
         system: which.system,
+        kind: which.kind,
         open: which.open,
         before: which.before.map(RunId),
         limit: which.limit,
@@ -55,6 +57,7 @@ pub(super) async fn run(State(app): State<App>, Path(number): Path<u64>) -> Answ
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     system: SystemId,
+    kind: Option<RunKind>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,15 +71,22 @@ pub(super) async fn start(
     Json(wanted): Json<Wanted>,
 ) -> Result<(StatusCode, Json<Queued>), Problem> {
     let system = app.catalog.system(&wanted.system).await?.system;
-    if system.writer == Writer::Restic {
+    let kind = match wanted.kind.unwrap_or(RunKind::Backup) {
+        kind @ (RunKind::Backup | RunKind::Prune) => kind,
+        other => {
+            let why = format!("`{}` cannot be started by hand", other.as_str());
+            return Err(ServerError::Entry { place: system.id.to_string(), why }.into());
+        }
+    };
+    if kind == RunKind::Backup && system.writer == Writer::Restic {
         let why = "its own restic client sends the backup; start it there".to_owned();
         return Err(ServerError::Entry { place: system.id.to_string(), why }.into());
     }
-    if results::only_posts(&system) {
+    if kind == RunKind::Backup && results::only_posts(&system) {
         let why = "another product backs it up and posts its results; there is nothing to read".to_owned();
         return Err(ServerError::Entry { place: system.id.to_string(), why }.into());
     }
-    let new = NewRun { system: system.id, kind: RunKind::Backup, reason: Reason::Manual, due: None };
+    let new = NewRun { system: system.id, kind, reason: Reason::Manual, due: None };
     let queued = match app.catalog.enqueue(&new).await? {
         Enqueued::New(run) => Queued { run, already: false },
         Enqueued::Already(run) => Queued { run, already: true },

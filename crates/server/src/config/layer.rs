@@ -37,6 +37,8 @@ pub(crate) struct Layer {
     pub(crate) judge: Judge,
     #[serde(default)]
     pub(crate) retention: Retention,
+    #[serde(default)]
+    pub(crate) prune: Prune,
     pub(crate) notify: Option<Notices>,
     pub(crate) gate: Option<Gate>,
     #[serde(default)]
@@ -49,6 +51,7 @@ pub(crate) struct Store {
     pub(crate) data: Option<PathBuf>,
     pub(crate) repositories: Option<PathBuf>,
     pub(crate) catalog: Option<String>,
+    pub(crate) catalog_password_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -77,6 +80,16 @@ pub(crate) struct Serve {
 pub(crate) struct Schedule {
     pub(crate) tick: Option<Span>,
     pub(crate) jobs: Option<u16>,
+    pub(crate) lease: Option<Span>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Prune {
+    pub(crate) every: Option<Span>,
+    pub(crate) hours: Option<String>,
+    pub(crate) repack_share: Option<u8>,
+    pub(crate) max_unused: Option<u8>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -89,6 +102,7 @@ pub(crate) struct Judge {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Retention {
     pub(crate) every: Option<Span>,
+    pub(crate) control_last: Option<u32>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -175,6 +189,19 @@ pub(crate) fn merge(sources: Vec<Source>) -> (toml::Table, BTreeMap<String, Stri
         lay(&mut merged, source.table, "", &source.origin, &mut origins);
     }
     (merged, origins)
+}
+
+/// Each value by its full key, as TOML.
+pub(crate) fn flatten(table: &toml::Table, path: &str, into: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        match value {
+            toml::Value::Table(below) => flatten(below, &path, into),
+            value => {
+                into.insert(path, value.to_string());
+            }
+        }
+    }
 }
 
 fn lay(

@@ -58,8 +58,11 @@ pub struct Config {
     pub data: PathBuf,
     /// One folder per repository.
     pub repositories: PathBuf,
-    /// The catalog's URL.
+    /// The catalog's URL: `sqlite:/path/catalog.db`, or `postgres://user@host/database` that several servers
+    /// may share.
     pub catalog: String,
+    /// File with the password for PostgreSQL.
+    pub catalog_password_file: Option<PathBuf>,
     /// The admin API's unix socket (mode 0600).
     pub socket: PathBuf,
     /// The console's address; read-only HTTP.
@@ -70,10 +73,16 @@ pub struct Config {
     pub tick: Duration,
     /// Backup jobs that may run at the same time on different departmental servers.
     pub jobs: usize,
+    /// How long a job may be silent before another server that shares the catalog takes it over.
+    pub lease: Duration,
+    /// How the space of forgotten restore points becomes free.
+    pub prune: Prune,
     /// How often the judge looks for absence and nonsense.
     pub judge_every: Duration,
     /// How often each system's retention is looked at.
     pub retention_every: Duration,
+    /// Newest points of `_control` that are kept whatever their age.
+    pub control_last: u32,
     /// Where notices go; `None` shows them on the screen only, and the screen says so.
     pub notices: Option<Notices>,
     /// What the site watches of the gate.
@@ -84,6 +93,19 @@ pub struct Config {
     pub report_due: Duration,
     /// Where each value came from, for `config show --origin`.
     pub origins: BTreeMap<String, String>,
+    /// Each value that was given, as it stands in its layer.
+    pub given: BTreeMap<String, String>,
+}
+
+/// One key as it is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct InForce {
+    /// `table.key`.
+    pub key: String,
+    /// Its value as TOML. Secrets are never values, only the names of their files.
+    pub value: String,
+    /// File, environment variable or flag; `default` where nobody gave it.
+    pub origin: String,
 }
 
 /// The repository server's address and identity.
@@ -97,6 +119,28 @@ pub struct Serve {
     pub certificate: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+}
+
+/// When and how much is freed.
+#[derive(Debug, Clone)]
+pub struct Prune {
+    /// Time from one prune of a repository to the next.
+    pub every: Duration,
+    /// Local hours in which a prune may run; none for any time.
+    pub hours: Option<(Time, Time)>,
+    /// Percent of a repository's bytes that may be packed anew within a day.
+    pub repack_share: u8,
+    /// Percent of unneeded bytes that may stay in packs that are kept.
+    pub max_unused: u8,
+}
+
+impl Prune {
+    /// Whether a prune may run at this moment.
+    pub fn allowed(&self, now: jiff::Timestamp, zone: &TimeZone) -> bool {
+        let Some((from, until)) = self.hours else { return true };
+        let time = now.to_zoned(zone.clone()).time();
+        if from <= until { (from..until).contains(&time) } else { time >= from || time < until }
+    }
 }
 
 /// Ways to people, and when the daily sign of life goes out.
@@ -175,6 +219,48 @@ impl Config {
         Self::resolve(vec![layer::check(origin, text)?])
     }
 
+    /// Every key with its value and origin, those too that nobody gave, by name.
+    pub fn in_force(&self) -> Vec<InForce> {
+        let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
+        let path = |path: &Path| text(&path.display().to_string());
+        let span = |time: Duration| text(&Span(time).to_string());
+        let hours = self.prune.hours.map_or_else(String::new, |(from, until)| {
+            format!("{}-{}", from.strftime("%H:%M"), until.strftime("%H:%M"))
+        });
+        let language = if self.language == Language::Ja { "ja" } else { "en" };
+        let mut all = BTreeMap::from([
+            ("admin.socket", path(&self.socket)),
+            ("console.listen", text(&self.console.to_string())),
+            ("hospital", text(&self.hospital)),
+            ("judge.every", span(self.judge_every)),
+            ("language", text(language)),
+            ("prune.every", span(self.prune.every)),
+            ("prune.hours", text(&hours)),
+            ("prune.max_unused", self.prune.max_unused.to_string()),
+            ("prune.repack_share", self.prune.repack_share.to_string()),
+            ("retention.control_last", self.control_last.to_string()),
+            ("retention.every", span(self.retention_every)),
+            ("schedule.jobs", self.jobs.to_string()),
+            ("schedule.lease", span(self.lease)),
+            ("schedule.tick", span(self.tick)),
+            ("serve.certificate", path(&self.serve.certificate)),
+            ("serve.key", path(&self.serve.key)),
+            ("serve.listen", text(&self.serve.listen.to_string())),
+            ("store.catalog", text(&self.catalog)),
+            ("store.data", path(&self.data)),
+            ("store.repositories", path(&self.repositories)),
+            ("time_zone", text(self.zone.iana_name().unwrap_or("Etc/UTC"))),
+            ("vault.report_due", span(self.report_due)),
+        ]);
+        for (key, value) in &self.given {
+            all.insert(key, value.clone());
+        }
+        let origin = |key: &str| self.origins.get(key).cloned().unwrap_or_else(|| "default".to_owned());
+        all.into_iter()
+            .map(|(key, value)| InForce { key: key.to_owned(), value, origin: origin(key) })
+            .collect()
+    }
+
     fn resolve(sources: Vec<layer::Source>) -> Result<Self, ConfigError> {
         let (table, origins) = layer::merge(sources);
         let bad = |key: &str, message: String| ConfigError::Value {
@@ -185,6 +271,8 @@ impl Config {
             key: Some(key.to_owned()),
             message,
         };
+        let mut given = BTreeMap::new();
+        layer::flatten(&table, "", &mut given);
         let layer: layer::Layer = toml::Value::Table(table)
             .try_into()
             .map_err(|error: toml::de::Error| bad("server.toml", error.message().to_owned()))?;
@@ -207,6 +295,11 @@ impl Config {
                 return Err(bad(key, "must lie between 100ms and 1h".to_owned()));
             }
         }
+        let lease = layer.schedule.lease.map_or(Duration::from_mins(1), |span| span.0);
+        if !(Duration::from_secs(2)..=Duration::from_hours(1)).contains(&lease) {
+            return Err(bad("schedule.lease", "must lie between 2s and 1h".to_owned()));
+        }
+        let prune = prune_of(layer.prune, &bad)?;
         let hospital = layer.hospital.unwrap_or_default();
         let notices = layer.notify.map(|notices| notices_of(notices, &hospital, &zone, &bad)).transpose()?;
         Ok(Self {
@@ -218,6 +311,7 @@ impl Config {
                 .store
                 .catalog
                 .unwrap_or_else(|| format!("sqlite:{}", data.join("catalog.db").display())),
+            catalog_password_file: layer.store.catalog_password_file,
             socket: layer.admin.socket.unwrap_or_else(|| data.join("admin.sock")),
             console: layer.console.listen.unwrap_or_else(|| any(8080)),
             serve: Serve {
@@ -230,17 +324,29 @@ impl Config {
                 key: layer.serve.key.unwrap_or_else(|| data.join("tls/server.key")),
             },
             tick,
+            lease,
+            prune,
             jobs: usize::from(layer.schedule.jobs.unwrap_or(2).max(1)),
             judge_every,
             retention_every: layer.retention.every.map_or(Duration::from_hours(24), |span| span.0),
+            control_last: layer.retention.control_last.unwrap_or(48).max(3),
             notices,
             gate: layer.gate.map(gate_of).transpose()?,
             vault_key: layer.vault.public_key,
             report_due: layer.vault.report_due.map_or(Duration::from_hours(26), |span| span.0),
             data,
             origins,
+            given,
         })
     }
+}
+
+/// The database that the catalog's URL names, with the password from its file.
+///
+/// # Errors
+/// The URL is not one, or the password's file cannot be read.
+pub fn catalog(config: &Config) -> crate::error::Result<kuramori_catalog::Database> {
+    crate::app::database(config)
 }
 
 /// The `*.toml` files of a folder in the order of their names; none where there is no folder.
@@ -285,6 +391,26 @@ fn notices_of(
         matchers: notices.matcher,
     };
     Ok(Notices { heartbeat, notify })
+}
+
+fn prune_of(prune: layer::Prune, bad: &dyn Fn(&str, String) -> ConfigError) -> Result<Prune, ConfigError> {
+    let hours = prune.hours.map(|text| {
+        let ends = text.split_once('-').and_then(|(from, until)| {
+            let time = |text: &str| Time::strptime("%H:%M", text.trim()).ok();
+            Some((time(from)?, time(until)?))
+        });
+        ends.ok_or_else(|| bad("prune.hours", format!("`{text}` is not of the form `09:00-17:00`")))
+    });
+    let percent = |key, value: Option<u8>, default| match value.unwrap_or(default) {
+        percent @ 0..=100 => Ok(percent),
+        more => Err(bad(key, format!("{more} is more than 100 percent"))),
+    };
+    Ok(Prune {
+        every: prune.every.map_or(Duration::from_hours(24), |span| span.0),
+        hours: hours.transpose()?,
+        repack_share: percent("prune.repack_share", prune.repack_share, 5)?,
+        max_unused: percent("prune.max_unused", prune.max_unused, 10)?,
+    })
 }
 
 fn gate_of(gate: layer::Gate) -> Result<Gate, ConfigError> {

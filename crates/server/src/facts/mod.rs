@@ -47,6 +47,26 @@ pub struct Status {
     /// If everything were lost now: back to when, in how long.
     #[serde(default)]
     pub answer: kuramori_drill::runbook::Answer,
+    /// When each repository's space was last freed, and by what plan.
+    #[serde(default)]
+    pub upkeep: Vec<Upkeep>,
+}
+
+/// The last prune of one repository that ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upkeep {
+    /// A system's id, or `_control`.
+    pub repository: String,
+    /// When it ended.
+    pub at: Timestamp,
+    /// `complete`, `failed` or `cancelled`.
+    pub state: String,
+    /// The error's stable code.
+    pub error_code: Option<String>,
+    /// The error in words.
+    pub error: Option<String>,
+    /// Its plan; none if it never came to one.
+    pub plan: Option<crate::prune::Freed>,
 }
 
 /// How a system's protection stands.
@@ -187,6 +207,9 @@ pub struct Look {
     pub source: String,
     /// The reading itself, for evidence.
     pub detail: String,
+    /// Who answered, where nobody should.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<String>,
     /// When.
     pub at: Timestamp,
     /// From this age on (seconds) the look counts as unknown.

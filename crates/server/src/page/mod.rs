@@ -10,7 +10,7 @@ use crate::{
     lang::Catalogue,
 };
 
-use self::rows::{AlarmRow, Look, RunRow, SystemRow, WindowRow};
+use self::rows::{AlarmRow, Look, RunRow, SystemRow, UpkeepRow, WindowRow};
 
 /// How a finding is worded: its sentence and its next action.
 pub(crate) type Wording<'a> = &'a dyn Fn(&kuramori_model::finding::Finding, &Catalogue) -> (String, String);
@@ -44,6 +44,7 @@ struct Page<'a> {
     looks: Vec<Look>,
     windows: Vec<WindowRow>,
     running: Vec<RunRow>,
+    upkeep: Vec<UpkeepRow>,
     notices: Vec<(&'static str, String)>,
     footer: Vec<Piece>,
 }
@@ -127,6 +128,7 @@ pub(crate) fn render(
         looks: words.looks(&status.gate, status.report.as_ref()),
         windows: status.windows.iter().map(|window| words.window(window)).collect(),
         running: status.running.iter().map(|run| words.run(run)).collect(),
+        upkeep: status.upkeep.iter().map(|upkeep| words.upkeep(upkeep)).collect(),
         notices: words.notices(&status.notices),
         footer: pieces(&t.say("read-only")),
     };

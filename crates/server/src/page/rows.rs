@@ -1,7 +1,7 @@
 //! Rows of the screen's tables, worded in one language.
 
 use jiff::{Timestamp, tz::TimeZone};
-use kuramori_model::{class::Protection, finding::Severity, ids::SystemId};
+use kuramori_model::{class::Protection, finding::Severity, ids::SystemId, units::Bytes};
 
 use super::{Piece, Wording, pieces, state_key};
 use crate::{
@@ -81,6 +81,17 @@ pub(super) struct WindowRow {
     pub(super) closed: &'static str,
     pub(super) closed_icon: &'static str,
     pub(super) outcome: String,
+}
+
+#[derive(Debug)]
+pub(super) struct UpkeepRow {
+    pub(super) name: String,
+    pub(super) id: String,
+    pub(super) when: Pair,
+    pub(super) plan: String,
+    pub(super) class: &'static str,
+    pub(super) result: String,
+    pub(super) error: String,
 }
 
 #[derive(Debug)]
@@ -254,6 +265,7 @@ impl Words<'_> {
     }
 
     fn look(&self, what: &str, look: Option<&facts::Look>) -> Look {
+        let probe = what == "gate-probe";
         let what = self.t.say(what);
         let Some(look) = look else {
             return Look {
@@ -266,18 +278,77 @@ impl Words<'_> {
             };
         };
         let seen = look.at(self.now);
+        let (source, detail) = self.worded(probe, look);
         let says = match (seen, look.seen) {
             (Seen::Unknown, Seen::Closed | Seen::Open) => {
-                self.t.tell("gate-stale", &[("detail", look.detail.as_str().into())])
+                self.t.tell("gate-stale", &[("detail", detail.into())])
             }
-            _ => look.detail.clone(),
+            _ => detail,
         };
         let (seen, icon) = match seen {
             Seen::Closed => ("closed", "■"),
             Seen::Open => ("open", "▷"),
             Seen::Unknown => ("unknown", "？"),
         };
-        Look { what, seen, icon, says, source: look.source.clone(), when: Some(self.when(look.at)) }
+        Look { what, seen, icon, says, source, when: Some(self.when(look.at)) }
+    }
+
+    /// Source and reading in the reader's language; figures and the words of standards stay as they are.
+    fn worded(&self, probe: bool, look: &facts::Look) -> (String, String) {
+        if !probe {
+            let device = look.source.strip_prefix("SNMP ").unwrap_or(&look.source);
+            return (self.t.tell("source-port", &[("device", device.into())]), look.detail.clone());
+        }
+        let detail = match look.seen {
+            Seen::Closed => self.t.say("probe-silent"),
+            Seen::Open => self.t.tell("probe-answered", &[("who", look.answered.join(", ").into())]),
+            Seen::Unknown => look.detail.clone(),
+        };
+        (self.t.say("source-probe"), detail)
+    }
+
+    pub(super) fn upkeep(&self, upkeep: &facts::Upkeep) -> UpkeepRow {
+        let system = self.systems.iter().find(|system| system.id.as_str() == upkeep.repository);
+        let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX).into();
+        let bytes = |n: u64| Bytes(n).to_string().into();
+        let plan = upkeep.plan.as_ref().map_or_else(
+            || self.t.say("upkeep-unplanned"),
+            |plan| {
+                self.t.tell(
+                    "upkeep-plan",
+                    &[
+                        ("packs", number(plan.remove_packs)),
+                        ("bytes", bytes(plan.remove_bytes)),
+                        ("repacked", number(plan.repack_packs)),
+                        ("moved", bytes(plan.repack_bytes)),
+                        ("share", bytes(plan.share_bytes)),
+                        ("stays", bytes(plan.unused_kept_bytes)),
+                    ],
+                )
+            },
+        );
+        let (class, result) = match (upkeep.state.as_str(), &upkeep.plan) {
+            ("complete", Some(plan)) => {
+                ("ok", self.t.tell("upkeep-freed", &[("bytes", bytes(plan.freed_bytes()))]))
+            }
+            ("cancelled", _) => ("waiting", self.t.say("upkeep-later")),
+            _ => ("failed", self.t.say("upkeep-failed")),
+        };
+        UpkeepRow {
+            name: system.map_or_else(
+                || upkeep.repository.clone(),
+                |system| self.t.pick(&system.name_ja, &system.name_en).to_owned(),
+            ),
+            id: upkeep.repository.clone(),
+            when: self.when(upkeep.at),
+            plan,
+            class,
+            result,
+            error: match (&upkeep.error_code, &upkeep.error) {
+                (Some(code), Some(error)) => format!("[{code}] {error}"),
+                _ => String::new(),
+            },
+        }
     }
 
     pub(super) fn looks(&self, gate: &facts::Gate, report: Option<&Report>) -> Vec<Look> {
@@ -349,9 +420,11 @@ impl Words<'_> {
     pub(super) fn run(&self, run: &facts::Running) -> RunRow {
         let phase = match (run.state.as_str(), run.phase.as_str()) {
             ("queued", _) => self.t.say("run-queued"),
-            (_, known @ ("connecting" | "waiting" | "looking" | "reading" | "finishing" | "committing")) => {
-                self.t.say(&format!("phase-{known}"))
-            }
+            (
+                _,
+                known @ ("connecting" | "waiting" | "looking" | "reading" | "finishing" | "committing"
+                | "planning" | "freeing"),
+            ) => self.t.say(&format!("phase-{known}")),
             _ => self.t.say("phase-other"),
         };
         let percent = run.percent();

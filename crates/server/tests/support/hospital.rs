@@ -7,11 +7,17 @@ use std::{
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use kuramori_model::clock::{SystemClock, SystemRandom};
-use kuramori_server::{client::Client, config::Config, keys::Initialised};
+use kuramori_server::{
+    client::Client,
+    config::Config,
+    keys::Initialised,
+    run::{self, Running},
+};
 use serde_json::{Value, json};
 
 const READER: &str = "daemon";
@@ -120,6 +126,41 @@ impl Drop for Share {
     }
 }
 
+/// Blocking work beside the server that runs in this test's runtime.
+pub(crate) async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// A running server with a share to read.
+pub(crate) struct Night {
+    pub(crate) site: Arc<Site>,
+    pub(crate) share: Arc<Share>,
+    pub(crate) running: Running,
+    pub(crate) temp: tempfile::TempDir,
+}
+
+/// A server in this process, initialised and started, beside a share.
+pub(crate) async fn night(more: &str) -> Night {
+    let temp = tempfile::tempdir().unwrap();
+    let share = Arc::new(Share::start(temp.path()));
+    let (site, running) = server(&temp, more).await;
+    Night { site, share, running, temp }
+}
+
+/// A server in this process, initialised and started.
+pub(crate) async fn server(temp: &tempfile::TempDir, more: &str) -> (Arc<Site>, Running) {
+    let site = Arc::new(Site::new(&temp.path().join("site"), more));
+    site.init();
+    let running = run::start(site.config()).await.unwrap();
+    (site, running)
+}
+
+/// The first screen in a language.
+pub(crate) fn page(site: &Site, language: &str) -> String {
+    let evidence: Value = site.client().get(&format!("/v1/evidence?lang={language}")).unwrap();
+    evidence["html"].as_str().unwrap().to_owned()
+}
+
 /// A server's folder with its configuration.
 pub(crate) struct Site {
     pub(crate) root: PathBuf,
@@ -128,11 +169,16 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new(root: &Path, more: &str) -> Self {
+        Self::with(root, "", "", more)
+    }
+
+    /// With more lines in `[store]` and `[schedule]`.
+    pub(crate) fn with(root: &Path, store: &str, schedule: &str, more: &str) -> Self {
         fs_err::create_dir_all(root).unwrap();
         let text = format!(
-            "hospital = \"湊総合病院\"\nlanguage = \"ja\"\ntime_zone = \"Asia/Tokyo\"\n[store]\ndata = \"{}\"\n\
+            "hospital = \"湊総合病院\"\nlanguage = \"ja\"\ntime_zone = \"Asia/Tokyo\"\n[store]\ndata = \"{}\"\n{store}\
              [console]\nlisten = \"127.0.0.1:{}\"\n[serve]\nlisten = \"127.0.0.1:{}\"\nnames = [\"127.0.0.1\"]\n\
-             [schedule]\ntick = \"200ms\"\n[judge]\nevery = \"300ms\"\n{more}",
+             [schedule]\ntick = \"200ms\"\n{schedule}[judge]\nevery = \"300ms\"\n{more}",
             root.join("data").display(),
             free_port(),
             free_port(),
@@ -150,6 +196,17 @@ impl Site {
         let recovery = self.root.join("recovery.txt");
         kuramori_server::keys::init(&self.config(), None, Some(&recovery), &SystemClock, &SystemRandom)
             .unwrap()
+    }
+
+    /// Tells the catalog that points are gone, as the retention does after their days.
+    pub(crate) fn forgotten(&self, sequences: &[u64]) {
+        let list = sequences.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let done = Command::new("sqlite3")
+            .arg(self.root.join("data/catalog.db"))
+            .arg(format!("PRAGMA busy_timeout = 10000; UPDATE points SET removed_at = 1, removed_age = 1 WHERE place = 'primary' AND sequence IN ({list})"))
+            .status()
+            .expect("Debian's sqlite3");
+        assert!(done.success());
     }
 
     pub(crate) fn recovery(&self) -> String {

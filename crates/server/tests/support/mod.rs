@@ -84,14 +84,16 @@ pub(crate) fn good() -> Status {
     let gate = Gate {
         probe: Some(Look {
             seen: Seen::Closed,
-            source: "10.77.9.2:22".into(),
-            detail: "no answer within 1 s (TCP)".into(),
+            source: "probe from the production side".into(),
+            detail: "no answer (TCP, 1 s)".into(),
+            answered: Vec::new(),
             at: now() - SignedDuration::from_secs(3),
             stale_after_s: 30,
         }),
         port: Some(Look {
             seen: Seen::Closed,
-            source: "10.77.8.2 port2".into(),
+            source: "SNMP sw port2".into(),
+            answered: Vec::new(),
             detail: "ifAdminStatus 2 (down), ifOperStatus 2 (down)".into(),
             at: now() - SignedDuration::from_secs(4),
             stale_after_s: 30,
@@ -139,6 +141,7 @@ pub(crate) fn good() -> Status {
             lost: Vec::new(),
             unmeasured: vec!["ophthalmology".into()],
         },
+        upkeep: Vec::new(),
     };
     judge(&mut status);
     status

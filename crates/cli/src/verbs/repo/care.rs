@@ -165,7 +165,8 @@ pub(super) fn forget(args: &Forget, ui: &Ui) -> Outcome {
 pub(super) fn prune(args: &Prune, ui: &Ui) -> Outcome {
     let repository = args.place.open()?;
     let cancel = cancel_on_signal();
-    let options = PruneOptions { max_unused_percent: args.max_unused, patience: PATIENCE };
+    let options =
+        PruneOptions { max_unused_percent: args.max_unused, max_repack_bytes: u64::MAX, patience: PATIENCE };
     let pruning = repository.plan_prune(&options, &cancel)?;
     let plan = pruning.plan();
     ui.data(&serde_json::json!({"message_type": "plan", "plan": plan}));
