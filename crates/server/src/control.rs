@@ -86,7 +86,7 @@ impl App {
         match self.runbook_files().await.and_then(|pages| self.write_runbook(&pages).map(|()| pages)) {
             Ok(pages) => files.extend(pages),
             Err(error) => {
-                tracing::error!("the runbook could not be written: {}", kuramori_model::fault::chain(&error))
+                tracing::error!("the runbook could not be written: {}", kuramori_model::fault::chain(&error));
             }
         }
         let export = self.config.data.join("control.jsonl");
