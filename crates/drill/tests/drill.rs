@@ -514,7 +514,7 @@ fn an_archive_answers_with_every_instance_as_it_was_received() {
     let mut command = cell.command(As::User("orthanc"), "Orthanc");
     command.arg(&config).current_dir("/");
     let mut child = cell.start(command, "Orthanc", &bench.path("orthanc.log")).unwrap();
-    let deadline = SystemClock.boot() + Duration::from_secs(60);
+    let deadline = SystemClock.boot() + Duration::from_mins(1);
     while !cell.http(8042, "GET", "/system").is_ok_and(|(status, _)| status == 200) {
         let log = || fs_err::read_to_string(bench.path("orthanc.log")).unwrap_or_default();
         assert!(SystemClock.boot() < deadline, "Orthanc does not answer: {}", log());

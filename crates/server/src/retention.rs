@@ -86,7 +86,7 @@ async fn control(app: &App) -> Result<()> {
     }
     app.catalog.removals_allowed().await?;
     let lease = app.control_lease().await?;
-    let _one = app.control.lock().await;
+    let one = app.control.lock().await;
     let password = app.password(CONTROL_REPOSITORY).await?;
     let app_ = app.clone();
     let (removed, freed) = blocking(move || {
@@ -105,7 +105,7 @@ async fn control(app: &App) -> Result<()> {
         Ok((gone.len(), freed))
     })
     .await?;
-    drop(_one);
+    drop(one);
     app.control_release(lease).await?;
     if removed > 0 || freed.freed_bytes() > 0 {
         tracing::info!(

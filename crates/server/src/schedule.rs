@@ -117,7 +117,7 @@ async fn turn(
         let Some(claim) = app.catalog.claim(&app.owner, app.config.lease).await? else { break };
         let app = app.clone();
         jobs.spawn(async move {
-            job::work(app, claim).await;
+            Box::pin(job::work(app, claim)).await;
             drop(place);
         });
     }
@@ -127,7 +127,7 @@ async fn turn(
     {
         let app = app.clone();
         jobs.spawn(async move {
-            job::work(app, claim).await;
+            Box::pin(job::work(app, claim)).await;
             drop(place);
         });
     }

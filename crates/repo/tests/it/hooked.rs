@@ -97,7 +97,8 @@ pub(crate) fn check(repo: &Repository) -> Checked {
 }
 
 pub(crate) fn prune(repo: &Repository) -> kuramori_repo::Result<kuramori_repo::prune::PrunePlan> {
-    let options = PruneOptions { max_unused_percent: 0, max_repack_bytes: u64::MAX, patience: Duration::ZERO };
+    let options =
+        PruneOptions { max_unused_percent: 0, max_repack_bytes: u64::MAX, patience: Duration::ZERO };
     repo.plan_prune(&options, &Cancel::default())?.execute(&Progress::default(), &Cancel::default())
 }
 
