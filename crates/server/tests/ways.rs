@@ -27,7 +27,7 @@ fn digests(root: &Path) -> std::collections::BTreeMap<Vec<u8>, String> {
     let script = "find . -type f | LC_ALL=C sort | xargs -r sha256sum --";
     let out = std::process::Command::new("sh").arg("-c").arg(script).current_dir(root).output().unwrap();
     let text = String::from_utf8(out.stdout).unwrap();
-    text.lines().map(|line| (line[66..].as_bytes().to_vec(), line[..64].to_owned())).collect()
+    text.lines().map(|line| (line.as_bytes()[66..].to_vec(), line[..64].to_owned())).collect()
 }
 
 fn until(what: &str, mut done: impl FnMut() -> bool) {

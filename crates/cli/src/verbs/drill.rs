@@ -111,7 +111,8 @@ struct Record {
     #[command(flatten)]
     connect: Connect,
     /// The record (TOML); without it the records are listed
-    record: Option<PathBuf>,
+    #[arg(id = "record", value_name = "RECORD")]
+    file: Option<PathBuf>,
     /// Write its page here (HTML)
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
@@ -235,7 +236,7 @@ fn record(wanted: &Record, ui: &Ui) -> Outcome {
         return Ok(Exit::Done);
     }
     let client = wanted.connect.client()?;
-    let Some(file) = &wanted.record else {
+    let Some(file) = &wanted.file else {
         let held: Vec<Held> = client.get("/v1/exercises")?;
         for one in &held {
             ui.data(one);
