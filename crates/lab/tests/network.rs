@@ -27,7 +27,7 @@ fn up_and_down_leave_the_machine_as_before() {
     assert!(sleep.alive());
     let done = lab.down(Files::Remove).unwrap();
     assert_eq!(done.differences, Vec::<String>::new());
-    assert_eq!((done.ended, done.namespaces, done.mounts), (1, 10, 1));
+    assert_eq!((done.ended, done.namespaces, done.mounts), (1, Role::ALL.len(), 1));
     assert!(!sleep.alive() && !stage.root().exists());
     assert_eq!(before.differences(&Lab::host_fingerprint(&stage.prefix).unwrap()), Vec::<String>::new());
 }
@@ -79,7 +79,7 @@ fn down_cleans_up_after_a_crash_and_again() {
     let done = down(&stage.root(), Files::Keep).unwrap();
     assert!(done.killed >= 2, "{done:?}");
     assert_eq!(done.differences, Vec::<String>::new());
-    assert_eq!(done.namespaces, 10);
+    assert_eq!(done.namespaces, Role::ALL.len());
     let again = down(&stage.root(), Files::Keep).unwrap();
     assert_eq!(again, kuramori_lab::Down::default());
     assert!(Lab::open(&stage.root()).is_err());

@@ -70,7 +70,7 @@ impl App {
             (Arc::new(SystemClock), Arc::new(SystemRandom));
         let keys = Keys::open(&config)?;
         let catalog = Catalog::open(database(&config)?, clock.clone()).await?;
-        let audit = audit(&config, clock.clone(), random.as_ref())?;
+        let audit = audit(&config, clock.clone())?;
         let logins = Arc::new(CatalogLogins::default());
         logins.load(&catalog).await?;
         let mut number = [0; 4];
@@ -155,15 +155,16 @@ pub(crate) fn database(config: &Config) -> Result<Database> {
 pub const AUDIT: (&str, &str) = ("audit", "keys/audit.key");
 
 /// Opens the server's own log; the key is made with the first entry.
-fn audit(config: &Config, clock: Arc<dyn Clock>, random: &dyn Random) -> Result<kuramori_audit::Log> {
-    let signer = audit_signer(config, random)?;
+fn audit(config: &Config, clock: Arc<dyn Clock>) -> Result<kuramori_audit::Log> {
+    let signer = audit_signer(config)?;
     let mut log = kuramori_audit::Log::open(&config.data.join(AUDIT.0), signer, clock)?;
     log.append("server.started", &serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }))?;
     Ok(log)
 }
 
-fn audit_signer(config: &Config, random: &dyn Random) -> Result<kuramori_audit::Signer> {
-    Ok(kuramori_audit::Signer::open(&config.data.join(AUDIT.1), "kuramori/server", random)?)
+/// The key of the server's log and of its cosignatures; a vault has the public half in its configuration.
+pub(crate) fn audit_signer(config: &Config) -> Result<kuramori_audit::Signer> {
+    Ok(kuramori_audit::Signer::open(&config.data.join(AUDIT.1), "kuramori/server", &SystemRandom)?)
 }
 
 /// The public key of the server's log, for who verifies it.
@@ -175,7 +176,7 @@ pub fn audit_key(config: &Config) -> Result<kuramori_audit::Verifier> {
     if !file.exists() {
         return Err(ServerError::NotInitialised(file));
     }
-    Ok(audit_signer(config, &SystemRandom)?.verifier())
+    Ok(audit_signer(config)?.verifier())
 }
 
 /// Runs blocking work of a room on a thread where it may block.

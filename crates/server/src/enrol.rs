@@ -128,7 +128,7 @@ impl App {
             login,
             report_login,
             report_repository: REPORTS.to_owned(),
-            witness: self.audit_key()?,
+            witness: crate::audit_key(&self.config)?,
             pins,
         };
         let text =

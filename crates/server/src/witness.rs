@@ -3,22 +3,25 @@
 //! **In** comes, with a vault's signed report, its checkpoint and the proof that it continues the one that was
 //! cosigned before. **Out** goes a small document, `vault-report/index/<sha256>`, which the vault fetches in
 //! its window like any other file: the cosigned checkpoint, and the newest checkpoint of this server's own log
-//! with the proof from what that vault has seen. The server's log (`DATA/audit`) holds every event of the
-//! catalog; who later changes an event there, or cuts the log, is found by the vault.
+//! with the proof from what that vault has seen. The server's log (`DATA/audit`) holds every event that
+//! the catalog shows; who later cuts or rewrites it is found by the vault.
 //!
 //! A vault whose log does not continue what was cosigned is an alarm, and gets shown what was.
 
-use std::path::{Path, PathBuf};
+use std::{path::Path, sync::PoisonError};
 
-use kuramori_audit::{Consistency, Log, SignedNote, Signer, Verifier, Witness};
+use kuramori_audit::{Consistency, SignedNote, Verifier, Witness};
 use serde::{Deserialize, Serialize};
 
-use crate::{App, ServerError, app::blocking, error::Result, logins::REPORTS};
+use crate::{
+    App, ServerError,
+    app::{AUDIT, audit_signer, blocking},
+    error::Result,
+    logins::REPORTS,
+};
 
 /// Documents that stay; a vault fetches those that it does not know.
 const KEPT: usize = 4;
-/// Events that are taken into the log at a time.
-const STEP: u32 = 500;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Proof {
@@ -52,54 +55,16 @@ fn wrong(error: kuramori_audit::Error) -> ServerError {
 }
 
 impl App {
-    fn audit(&self) -> PathBuf {
-        self.config.data.join("audit")
-    }
-
-    fn audit_signer(&self) -> Result<Signer> {
-        fs_err::create_dir_all(self.audit())
-            .map_err(ServerError::file("make the folder of the audit log"))?;
-        Signer::open(&self.audit().join("key"), "kuramori/server", self.random.as_ref()).map_err(wrong)
-    }
-
-    /// The public key of this server's log and cosignatures; a vault has it in its configuration.
-    pub fn audit_key(&self) -> Result<Verifier> {
-        Ok(self.audit_signer()?.verifier())
-    }
-
-    /// Takes the catalog's new events into the log.
-    async fn log_events(&self) -> Result<()> {
-        let folder = self.audit().join("log");
-        let newest = Log::tail(&folder, 64).map_err(wrong)?;
-        let mut after = newest.iter().rev().find_map(|entry| entry.data["event"].as_u64()).unwrap_or(0);
-        loop {
-            let events = self.catalog.events_after(after, STEP).await?;
-            let Some(last) = events.last() else { return Ok(()) };
-            after = last.id;
-            let (signer, clock, folder) = (self.audit_signer()?, self.clock.clone(), folder.clone());
-            blocking(move || {
-                let mut log = Log::open(&folder, signer, clock).map_err(wrong)?;
-                for event in events {
-                    let data = serde_json::json!({ "event": event.id, "what": event });
-                    log.append("catalog.event", &data).map_err(wrong)?;
-                }
-                Ok(())
-            })
-            .await?;
-        }
-    }
-
     /// Answers the checkpoints of a report. `true` if the vault's log is not what was cosigned before.
     pub(crate) async fn exchange(&self, vault: &str, key: &str, report: &serde_json::Value) -> Result<bool> {
         let Some(text) = report["checkpoint"].as_str().map(str::to_owned) else { return Ok(false) };
         let carried: Carried = serde_json::from_value(report["witness"].clone()).unwrap_or_default();
         let key: Verifier = key.parse().map_err(wrong)?;
-        self.log_events().await?;
-        let (signer, own, clock) = (self.audit_signer()?, self.audit_signer()?, self.clock.clone());
-        let (audit, vault) = (self.audit(), vault.to_owned());
+        let (signer, own, clock) = (audit_signer(&self.config)?, self.audit.clone(), self.clock.clone());
+        let (data, vault) = (self.config.data.clone(), vault.to_owned());
         let index = self.repository_folder(REPORTS).join("index");
         blocking(move || {
-            let witness = Witness::open(&audit.join("witness"), signer).map_err(wrong)?;
+            let witness = Witness::open(&data.join("witness"), signer).map_err(wrong)?;
             let seen = witness.seen(key.name()).map_err(wrong)?;
             let note = SignedNote::parse(&text).map_err(wrong)?;
             let old = seen.as_ref().map_or(0, |note| note.checkpoint.size);
@@ -117,9 +82,9 @@ impl App {
                     document.seen = seen.map(|note| note.text());
                 }
             }
-            let mut log = Log::open(&audit.join("log"), own, clock).map_err(wrong)?;
+            let mut log = own.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(note) = carried.server_cosigned.and_then(|text| SignedNote::parse(&text).ok()) {
-                let newer = note.checkpoint.size > newest_cosigned(&audit.join("log/cosigned"));
+                let newer = note.checkpoint.size > newest_cosigned(&data.join(AUDIT.0).join("cosigned"));
                 if newer && log.keep_cosigned(&note, &key).is_err() {
                     tracing::error!("a vault's cosignature does not fit this server's log");
                 }
