@@ -57,6 +57,11 @@ pub enum Refusal {
     /// Unsigned, too few signatures, wrong incident, expired.
     #[error("the release is not valid: {0}")]
     Release(String),
+    /// Locked and closed, but only as long as this process lives.
+    #[error(
+        "the gate is closed and locked, but the lock is not on the disk and a restart would forget it: {0}"
+    )]
+    NotKept(String),
     /// The line was not one of the verbs.
     #[error("the request is not one of the verbs: {0}")]
     Request(String),
@@ -78,6 +83,7 @@ impl Fault for Refusal {
             Self::Observer(_) => "gate.observer",
             Self::NothingToRelease => "gate.nothing-to-release",
             Self::Release(_) => "gate.release-invalid",
+            Self::NotKept(_) => "gate.lock-not-kept",
             Self::Request(_) => "gate.request",
         }
     }
@@ -85,7 +91,11 @@ impl Fault for Refusal {
     fn kind(&self) -> Kind {
         match self {
             Self::Request(_) | Self::NoWindow | Self::NothingToRelease | Self::Flow(_) => Kind::Fix,
-            Self::NotClosed(_) | Self::NotProven(_) | Self::Observer(_) | Self::Expired => Kind::Retry,
+            Self::NotClosed(_)
+            | Self::NotProven(_)
+            | Self::Observer(_)
+            | Self::Expired
+            | Self::NotKept(_) => Kind::Retry,
             _ => Kind::Refused,
         }
     }
@@ -94,6 +104,7 @@ impl Fault for Refusal {
         let text = match self {
             Self::Locked(_) => "officers release it with `kuramori gate release`",
             Self::Observer(_) => "see whether `kuramori-observed` runs and reaches its targets",
+            Self::NotKept(_) => "make room on the disk of gated's `state_dir`, then order the lockdown again",
             Self::Expired => "ask `status` for boot id and boot time, and sign a new token",
             Self::Flow(_) => "add the flow under `[[flow]]` in gated's configuration",
             Self::NotProven(_) | Self::NotClosed(_) => "`kuramori gate status` shows which layer is missing",

@@ -1,11 +1,14 @@
 //! Runs the pure machine against real layers: one thread decides, one thread per layer acts, one writes the
-//! log. Nothing that can hang (a tool, a switch, a disk) can keep the deciding thread from closing.
+//! log, one the latch. Nothing that can hang (a tool, a switch, a disk) can keep the deciding thread from closing.
 //!
 //! The first thing that happens is the closing command to every layer; reading the log comes after that and
 //! cannot hold it up.
 //!
 //! Each layer has a mailbox in which a closing command removes every opening or renewing command that still
 //! waits, and an opening or renewing command that is done too late is not done at all.
+//!
+//! An order to lock closes at once and is answered only when its latch is on the disk: whoever has the answer
+//! may rely on the lock over any restart. A log that hangs or is full does not hold up the latch.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -26,8 +29,9 @@ use crate::{
     actuator::Actuator,
     fault::Refusal,
     latch,
+    latch::Block,
     ledger::{Ledger, Line, Memory},
-    machine::{Action, Command, Entry, Event, Gate, Kind, Policy, What, transition},
+    machine::{Action, Command, Entry, Event, Gate, Kind, Latch, Policy, What, transition},
 };
 
 /// Time passes at least this often.
@@ -42,14 +46,17 @@ pub enum Input {
     Event(What),
     /// Somebody asks; the answer goes to the channel.
     Ask(Request, Sender<Reply>),
-    /// What the log remembers, or why it could not be read.
-    Remembered(Box<Result<Memory, String>>),
+    /// What log and latch remember.
+    Remembered(Box<Memory>),
     /// End: close, prove it, return.
     Stop,
 }
 
 /// A line for the log, and the window that waits for it.
 type Written = (Line, Option<WindowId>);
+
+/// A block for the latch's file, and whom to tell what when it is on the disk.
+type Kept = (Block, Option<(Sender<Reply>, Reply)>);
 
 /// The running gate.
 #[derive(Debug)]
@@ -63,6 +70,9 @@ pub struct Keeper {
     log: Sender<Written>,
     /// The log's thread, before it is started.
     lines: Option<(Receiver<Written>, Sender<Input>)>,
+    latch: Sender<Kept>,
+    /// The latch's thread, before it is started.
+    blocks: Option<Receiver<Kept>>,
     input: Receiver<Input>,
 }
 
@@ -87,8 +97,10 @@ impl Keeper {
             std::thread::spawn(move || serve(actuator, &mailbox, &*clock, &sender));
         }
         let (log, lines) = crossbeam_channel::bounded::<Written>(1024);
+        let (latch, blocks) = crossbeam_channel::bounded::<Kept>(64);
         let (gate, memory, started) = (Gate::default(), Memory::default(), milliseconds(&*clock));
-        Self { policy, clock, gate, memory, started, boxes, log, lines: Some((lines, sender)), input }
+        let (lines, blocks) = (Some((lines, sender)), Some(blocks));
+        Self { policy, clock, gate, memory, started, boxes, log, lines, latch, blocks, input }
     }
 
     /// Further layers whose dead-man was shown by an acceptance test.
@@ -98,16 +110,34 @@ impl Keeper {
         self.policy.dead_man_tested.dedup();
     }
 
-    /// Starts the log's thread: reads what it remembers, then writes. Without this the gate only closes.
+    /// Starts the threads of log and latch: each reads what is there, then writes. Without this the gate only
+    /// closes.
     pub fn remember(&mut self, path: PathBuf) {
-        let Some((lines, sender)) = self.lines.take() else { return };
+        let (Some((lines, sender)), Some(blocks)) = (self.lines.take(), self.blocks.take()) else { return };
+        let beside = latch::beside(&path);
+        let (read, first) = crossbeam_channel::bounded(1);
         std::thread::spawn(move || {
-            let memory = Memory::read(&path).map_err(|error| error.to_string());
+            // Before anything is written there: what it said is not lost.
+            let _ = read.send(latch::read(&beside));
+            if let Err(error) = latch::reserve(&beside) {
+                tracing::error!(%error, "no room for the latch");
+            }
+            for (block, caller) in blocks {
+                let kept = latch::write(&beside, &block);
+                if let Err(error) = &kept {
+                    tracing::error!(%error, "the latch cannot be written");
+                }
+                if let Some((caller, reply)) = caller {
+                    let not = |error: std::io::Error| refused(&Refusal::NotKept(error.to_string()));
+                    let _ = caller.send(kept.map_or_else(not, |()| reply));
+                }
+            }
+        });
+        std::thread::spawn(move || {
+            let latch = first.recv().unwrap_or_else(|gone| Err(std::io::Error::other(gone)));
+            let memory = Memory::of(&path, latch);
             if sender.send(Input::Remembered(Box::new(memory))).is_err() {
                 return;
-            }
-            if let Err(error) = latch::reserve(&latch::beside(&path)) {
-                tracing::error!(%error, "no room for the latch");
             }
             let mut ledger = Ledger::new(path);
             for (line, window) in lines {
@@ -132,6 +162,7 @@ impl Keeper {
                 Ok(Input::Event(what)) => {
                     self.step(what);
                 }
+                Ok(Input::Ask(Request::Lockdown { reason }, caller)) => self.lock(reason, caller),
                 Ok(Input::Ask(request, reply)) => {
                     let answer = self.answer(request);
                     let _ = reply.send(answer);
@@ -162,13 +193,11 @@ impl Keeper {
     }
 
     /// A log that cannot be read keeps nothing from closing; but used windows are not known, so nothing opens.
-    fn start(&mut self, memory: Result<Memory, String>) {
-        match memory {
-            Ok(memory) => self.memory = memory,
-            Err(error) => {
-                tracing::error!(%error, "the gate's log cannot be read: sealing, and opening nothing");
-                self.policy.flows.clear();
-            }
+    fn start(&mut self, memory: Memory) {
+        self.memory = memory;
+        if let Some(error) = &self.memory.missing {
+            tracing::error!(%error, "the gate's log cannot be read: sealing, and opening nothing");
+            self.policy.flows.clear();
         }
         if self.memory.unreadable > 0 {
             tracing::error!(lines = self.memory.unreadable, "the gate's log has damaged lines");
@@ -209,9 +238,31 @@ impl Keeper {
         refusal
     }
 
+    /// Closes at once; answers when the lock is on the disk, or says that it would not outlive a restart.
+    fn lock(&mut self, reason: String, caller: Sender<Reply>) {
+        self.step(What::Lockdown(reason));
+        let GateState::Lockdown { reason, incident, .. } = self.gate.phase.clone() else { return };
+        let latch = Latch { incident, lockdown: true, reason };
+        // Also when it was locked before: the first time may have failed.
+        let kept = (Block { incident, latch: Some(latch) }, Some((caller, self.status())));
+        if let Err(back) = self.latch.try_send(kept)
+            && let (_, Some((caller, _))) = back.into_inner()
+        {
+            let _ = caller.send(refused(&Refusal::NotKept("the disk does not answer".to_owned())));
+        }
+    }
+
     fn write(&mut self, event: &Event, entry: Entry, window: Option<WindowId>) {
         if let Entry::Alarm { text } = &entry {
             tracing::warn!(alarm = text, "gate");
+        }
+        let block = match &entry {
+            Entry::Latched(latch) => Some(Block { incident: latch.incident, latch: Some(latch.clone()) }),
+            Entry::Released { incident, .. } => Some(Block { incident: *incident, latch: None }),
+            _ => None,
+        };
+        if block.is_some_and(|block| self.latch.try_send((block, None)).is_err()) {
+            tracing::error!("the latch takes no more blocks");
         }
         let line = Line { at: event.wall, boot_ms: event.at, boot_id: self.policy.boot_id.clone(), entry };
         // A restarted gate reads the same lines and remembers the same.
@@ -259,6 +310,7 @@ impl Keeper {
             Request::Open { token } => What::Open(token, self.used_ms()),
             Request::Drain {} => What::Drain,
             Request::Close { reason } => What::Close(kuramori_model::gate::CloseReason::Asked { reason }),
+            // Answered by the latch's thread.
             Request::Lockdown { reason } => What::Lockdown(reason),
             Request::Release { release } => What::Release(release),
         };

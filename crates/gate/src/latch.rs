@@ -3,7 +3,8 @@
 //!
 //! Format: 512 bytes, one JSON object padded with spaces: `{"incident":3,"latch":{…}}` while latched,
 //! `{"incident":3}` after its release, blank before the first. It is overwritten in place and synced. What
-//! cannot be read counts as latched.
+//! cannot be read, or has another length, counts as latched, and only a release or another latch is ever
+//! written over it.
 
 use std::{
     io::{Seek, Write},
@@ -43,17 +44,26 @@ pub fn read(path: &Path) -> std::io::Result<Option<Block>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
+    if bytes.len() != SIZE {
+        return Err(std::io::Error::other(format!("the latch has {} bytes instead of {SIZE}", bytes.len())));
+    }
     if bytes.iter().all(|byte| *byte == b' ') {
         return Ok(None);
     }
     serde_json::from_slice(&bytes).map(Some).map_err(std::io::Error::other)
 }
 
-/// Makes sure that the block has its place on the disk.
+/// Makes sure that the block has its place on the disk: whole, or not at all. Whatever is there stays.
 pub fn reserve(path: &Path) -> std::io::Result<()> {
-    match fs_err::metadata(path) {
-        Ok(found) if found.len() == SIZE as u64 => Ok(()),
-        _ => write_bytes(path, &[b' '; SIZE]),
+    if fs_err::symlink_metadata(path).is_ok() {
+        return Ok(());
+    }
+    let early = path.with_extension("latch-new");
+    write_bytes(&early, &[b' '; SIZE])?;
+    fs_err::rename(&early, path)?;
+    match path.parent() {
+        Some(folder) => fs_err::File::open(folder)?.sync_all(),
+        None => Ok(()),
     }
 }
 
@@ -75,6 +85,9 @@ fn write_bytes(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
     file.rewind()?;
     file.write_all(bytes)?;
+    if file.metadata()?.len() != SIZE as u64 {
+        file.set_len(SIZE as u64)?;
+    }
     file.sync_all()
 }
 
@@ -101,5 +114,34 @@ mod tests {
         assert!(read(&path).unwrap().is_some(), "a place that exists is left as it is");
         fs_err::write(&path, b"{\"incident\":7").unwrap();
         assert!(read(&path).is_err());
+        fs_err::write(&path, b"").unwrap();
+        assert!(read(&path).is_err(), "emptied is not blank");
+        reserve(&path).unwrap();
+        assert!(read(&path).is_err(), "and no start makes it blank");
+        write(&path, &Block { incident: 8, latch: None }).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().incident, 8);
+    }
+
+    /// A power cut may leave the beginning of the new block and the end of the old one, or the other way.
+    #[test]
+    fn however_a_write_over_a_latched_block_is_torn_it_stays_latched() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = beside(&folder.path().join("gate.jsonl"));
+        let block = |incident, reason: &str| {
+            let latch = Latch { incident, lockdown: true, reason: reason.to_owned() };
+            write(&path, &Block { incident, latch: Some(latch) }).unwrap();
+            fs_err::read(&path).unwrap()
+        };
+        for (old, new) in [(block(9, "a"), block(10, "longer")), (block(7, "longer"), block(8, "b"))] {
+            for cut in 0..SIZE {
+                for (first, second) in [(&new, &old), (&old, &new)] {
+                    fs_err::write(&path, [&first[..cut], &second[cut..]].concat()).unwrap();
+                    let read = read(&path);
+                    assert!(!matches!(&read, Ok(None | Some(Block { latch: None, .. }))), "{cut}: {read:?}");
+                }
+                fs_err::write(&path, &new[..cut]).unwrap();
+                assert!(read(&path).is_err(), "cut short at {cut}");
+            }
+        }
     }
 }

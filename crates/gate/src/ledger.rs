@@ -2,7 +2,7 @@
 //! (highest epoch and window, latches, the day's open seconds) and where every transition can be read later.
 //!
 //! A torn last line (power cut, full disk) is ended and left as it is; an entry that a full disk refused is
-//! tried again before the next one, and a latch has a place of its own besides ([`latch`]). Any other line
+//! tried again before the next one, and the latch has a file and a writer of its own besides ([`latch`]). Any other line
 //! that cannot be read may have been a latch, so it counts as one until officers release it. Format:
 //! `{"at","boot_ms","boot_id","entry",…}`, see [`Entry`].
 //!
@@ -73,6 +73,8 @@ pub struct Memory {
     pub unfinished: Option<(Line, WindowToken)>,
     /// Lines that could not be read, except those that a crash tore.
     pub unreadable: u64,
+    /// Why the log could not be read at all.
+    pub missing: Option<String>,
     uptime: Uptime,
     /// Uptime at which a path was opened, and for how many milliseconds; what is older than a day is dropped.
     spent: VecDeque<(u64, u64)>,
@@ -109,38 +111,60 @@ impl Uptime {
 
 impl Memory {
     /// Reads the log and the latch beside it; none is an empty one.
-    pub fn read(path: &Path) -> std::io::Result<Self> {
+    pub fn read(path: &Path) -> Self {
+        Self::of(path, latch::read(&latch::beside(path)))
+    }
+
+    /// Reads the log; the latch was read before. What cannot be read may have been a latch, so it is one.
+    pub fn of(path: &Path, latch: std::io::Result<Option<Block>>) -> Self {
         let mut memory = Self::default();
-        if path.exists() {
-            let mut reader = BufReader::new(fs_err::File::open(path)?);
-            let (mut bytes, mut torn) = (Vec::new(), false);
-            // Bytes, not text: a torn line may end inside a character.
-            while reader.read_until(b'\n', &mut bytes)? > 0 {
-                if bytes != b"\n" {
-                    match serde_json::from_slice::<Line>(&bytes) {
-                        Ok(line) => {
-                            // Only a crash tears a line, and after a crash comes a start.
-                            if torn && !line.begins() {
-                                memory.damaged();
-                            }
-                            torn = false;
-                            memory.take(&line);
-                        }
-                        Err(_) if torn => memory.damaged(),
-                        Err(_) => torn = true,
-                    }
-                }
-                bytes.clear();
+        memory.missing = memory.take_all(path).err().map(|error| error.to_string());
+        match latch {
+            // However it is numbered: it may have been ordered before the log had been read, and the release
+            // of an older one says nothing about it.
+            Ok(Some(Block { incident, latch: Some(latch) })) => {
+                let behind = incident < memory.incident;
+                memory.incident = if behind { memory.incident + 1 } else { incident };
+                memory.latch = Some(Latch { incident: memory.incident, ..latch });
             }
-        }
-        match latch::read(&latch::beside(path)) {
             Ok(Some(block)) if block.incident >= memory.incident => {
-                (memory.incident, memory.latch) = (block.incident, block.latch);
+                (memory.incident, memory.latch) = (block.incident, None);
             }
             Ok(_) => {}
             Err(_) => memory.damaged(),
         }
-        Ok(memory)
+        if memory.missing.is_some() && memory.latch.is_none() {
+            memory.damaged();
+        }
+        memory
+    }
+
+    fn take_all(&mut self, path: &Path) -> std::io::Result<()> {
+        let mut reader = match fs_err::File::open(path) {
+            Ok(file) => BufReader::new(file),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let (mut bytes, mut torn) = (Vec::new(), false);
+        // Bytes, not text: a torn line may end inside a character.
+        while reader.read_until(b'\n', &mut bytes)? > 0 {
+            if bytes != b"\n" {
+                match serde_json::from_slice::<Line>(&bytes) {
+                    Ok(line) => {
+                        // Only a crash tears a line, and after a crash comes a start.
+                        if torn && !line.begins() {
+                            self.damaged();
+                        }
+                        torn = false;
+                        self.take(&line);
+                    }
+                    Err(_) if torn => self.damaged(),
+                    Err(_) => torn = true,
+                }
+            }
+            bytes.clear();
+        }
+        Ok(())
     }
 
     /// A line that nobody can read may have been a latch.
@@ -270,16 +294,6 @@ impl Ledger {
     /// Writes what waits, then this line, and syncs. On an error the line waits for the next call, unless it
     /// is an acceptance: what could not be logged was not opened.
     pub fn append(&mut self, line: Line) -> std::io::Result<()> {
-        let block = match &line.entry {
-            Entry::Latched(latch) => Some(Block { incident: latch.incident, latch: Some(latch.clone()) }),
-            Entry::Released { incident, .. } => Some(Block { incident: *incident, latch: None }),
-            _ => None,
-        };
-        if let Some(block) = block
-            && let Err(error) = latch::write(&latch::beside(&self.path), &block)
-        {
-            tracing::error!(%error, "the latch cannot be written");
-        }
         self.backlog.push_back(line);
         let result = self.flush();
         if result.is_err() {
@@ -403,30 +417,56 @@ mod tests {
     }
 
     #[test]
-    fn a_latch_outlives_a_full_disk_and_damage_counts_as_a_latch() {
+    fn whichever_of_log_and_latch_is_lost_or_behind_the_lock_holds() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gate.jsonl");
-        latch::reserve(&latch::beside(&path)).unwrap();
-        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-        let locked = Latch { incident: 1, lockdown: true, reason: "drill".into() };
-        let mut line = alarm("");
-        line.entry = Entry::Latched(locked.clone());
-        assert!(Ledger::new(path.clone()).append(line.clone()).is_err(), "the disk is full");
-        fs_err::remove_file(&path).unwrap();
-        assert_eq!(Memory::read(&path).unwrap().latch, Some(locked), "and yet it is locked after a restart");
-        line.entry = Entry::Released { incident: 1, reason: "r".into(), officers: Vec::new() };
-        Ledger::new(path.clone()).append(line).unwrap();
-        assert_eq!(Memory::read(&path).unwrap().latch, None);
+        let beside = latch::beside(&path);
+        let locked = |incident| Latch { incident, lockdown: true, reason: "drill".into() };
+        let block = |incident| Block { incident, latch: Some(locked(incident)) };
+        let write = |entry| {
+            let mut line = alarm("");
+            line.entry = entry;
+            Ledger::new(path.clone()).append(line).unwrap();
+        };
+        let released = |incident| Entry::Released { incident, reason: "r".into(), officers: Vec::new() };
+        // The log's disk is full: only the latch has it.
+        latch::write(&beside, &block(1)).unwrap();
+        assert_eq!(Memory::read(&path).latch, Some(locked(1)));
+        write(released(1));
+        latch::write(&beside, &Block { incident: 1, latch: None }).unwrap();
+        assert_eq!(Memory::read(&path).latch, None);
+        // Only the log has it; then the latch too, but numbered before the log was known.
+        write(Entry::Latched(locked(2)));
+        assert_eq!(Memory::read(&path).latch, Some(locked(2)));
+        write(released(2));
+        write(Entry::Latched(locked(7)));
+        write(released(7));
+        assert_eq!(Memory::read(&path).latch, None);
+        latch::write(&beside, &block(1)).unwrap();
+        assert_eq!(Memory::read(&path).latch, Some(locked(8)), "no older release speaks for it");
+        latch::write(&beside, &Block { incident: 8, latch: None }).unwrap();
+        assert_eq!(Memory::read(&path).latch, None);
+        // The log cannot be read at all.
+        fs_err::rename(&path, folder.path().join("kept")).unwrap();
+        fs_err::create_dir(&path).unwrap();
+        let memory = Memory::read(&path);
+        assert!(memory.missing.is_some() && memory.latch.is_some_and(|latch| !latch.lockdown));
+        latch::write(&beside, &block(9)).unwrap();
+        assert_eq!(Memory::read(&path).latch, Some(locked(9)));
+        latch::write(&beside, &Block { incident: 9, latch: None }).unwrap();
+        fs_err::remove_dir(&path).unwrap();
+        fs_err::rename(folder.path().join("kept"), &path).unwrap();
 
         // A line in the middle that nobody can read: it may have been a lock that came after the release.
         let mut ledger = Ledger::new(path.clone());
         ledger.append(alarm("one")).unwrap();
         ledger.append(alarm("two")).unwrap();
         let text = fs_err::read_to_string(&path).unwrap();
+        fs_err::remove_file(&beside).unwrap();
         fs_err::write(&path, text.replacen("alarm", "al\u{0}rm", 1)).unwrap();
-        let memory = Memory::read(&path).unwrap();
+        let memory = Memory::read(&path);
         let latch = memory.latch.unwrap();
-        assert!(memory.unreadable == 1 && latch.incident == 2 && !latch.lockdown, "{latch:?}");
+        assert!(memory.unreadable == 1 && latch.incident == 8 && !latch.lockdown, "{latch:?}");
     }
 
     #[test]
@@ -441,7 +481,7 @@ mod tests {
         let mut line = alarm("");
         line.entry = Entry::Latched(latch.clone());
         Ledger::new(path.clone()).append(line).unwrap();
-        let memory = Memory::read(&path).unwrap();
+        let memory = Memory::read(&path);
         assert_eq!(
             (memory.unreadable, memory.latch, memory.incident),
             (1, Some(latch), 3),
@@ -451,8 +491,7 @@ mod tests {
         let start = r#"{"at":"1970-01-01T00:00:00Z","boot_ms":1,"boot_id":"b","entry":"transition","from":"boot","to":{"state":"boot"}}"#;
         let (torn, _) = text.split_once('\n').unwrap();
         fs_err::write(&path, format!("{torn}\n{start}\n")).unwrap();
-        fs_err::remove_file(latch::beside(&path)).unwrap();
-        let memory = Memory::read(&path).unwrap();
+        let memory = Memory::read(&path);
         assert_eq!((memory.unreadable, memory.latch), (0, None), "torn by a crash, followed by a start");
     }
 

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use kuramori_gate::{Actuator, Lease};
+use kuramori_gate::{Actuator, Lease, ledger::Memory};
 use kuramori_model::{
     clock::{Clock, SystemClock},
     fault::chain,
@@ -59,6 +59,7 @@ struct Bench<'a> {
 pub(crate) fn accept(config: &Config, config_path: &Path, wanted: &Wanted) -> anyhow::Result<ExitCode> {
     // While a gate runs on these layers it must not be disturbed, nor may it disturb.
     let _alone = super::alone(&config.state_dir)?;
+    not_locked(config)?;
     let mut layer = None;
     for mut one in config.layers() {
         if let Err(error) = one.close() {
@@ -116,6 +117,7 @@ pub(crate) fn shown(config: &Config) -> Vec<Layer> {
 /// `--hold`: opens one layer and renews it until somebody kills or freezes this process.
 #[expect(clippy::print_stdout, reason = "the caller waits for this line")]
 pub(crate) fn hold(config: &Config, wanted: Layer) -> anyhow::Result<ExitCode> {
+    not_locked(config)?;
     let mut layer = config.layers().into_iter().find(|one| one.layer() == wanted).context("no such layer")?;
     let lease = lease(config)?;
     layer.open(&lease)?;
@@ -123,6 +125,14 @@ pub(crate) fn hold(config: &Config, wanted: Layer) -> anyhow::Result<ExitCode> {
     loop {
         SystemClock.sleep(Duration::from_millis(config.renew_ms()));
         layer.renew(&lease)?;
+    }
+}
+
+/// A locked gate opens nothing, not even one layer for a test.
+fn not_locked(config: &Config) -> anyhow::Result<()> {
+    match Memory::read(&config.state_dir.join("gate.jsonl")).latch {
+        None => Ok(()),
+        Some(latch) => bail!("the gate is locked ({}): officers release it first", latch.reason),
     }
 }
 
