@@ -150,6 +150,17 @@ pub enum ActuatorFault {
         /// What happened.
         what: String,
     },
+    /// The switch shows another host key than the pinned ones.
+    #[error(
+        "the switch {address} shows the host key {found}, which is not pinned: somebody may stand between; compare \
+         it at the switch's own console before changing `host_keys`"
+    )]
+    HostKey {
+        /// Its address.
+        address: String,
+        /// The key's fingerprint.
+        found: String,
+    },
     /// It is not the device or port that we were told to control.
     #[error("this is not the port that was configured: {0}")]
     Identity(String),
@@ -165,6 +176,7 @@ impl Fault for ActuatorFault {
             Self::Timeout { .. } => "gate.program-timeout",
             Self::Program { .. } => "gate.program-failed",
             Self::Switch { .. } => "gate.switch",
+            Self::HostKey { .. } => "gate.switch-host-key",
             Self::Identity(_) => "gate.switch-identity",
             Self::Unusable(_) => "gate.layer-unusable",
         }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use kuramori_gate::{Actuator, Lease, ledger::Memory};
+use kuramori_gate::{Actuator, Lease, driver::nft::Nft, ledger::Memory};
 use kuramori_model::{
     clock::{Clock, SystemClock},
     fault::chain,
@@ -50,6 +50,8 @@ struct Bench<'a> {
     layer: Box<dyn Actuator>,
     witness: Option<PathBuf>,
     findings: Vec<Finding>,
+    /// Longer than a lease.
+    longer: Duration,
     /// The device read closed while the witness still saw it open.
     ahead: Option<String>,
 }
@@ -74,7 +76,8 @@ pub(crate) fn accept(config: &Config, config_path: &Path, wanted: &Wanted) -> an
     let filter = &config.packet_filter;
     let carrier = filter.sys_class_net.join(filter.outside.as_str()).join("carrier");
     let witness = wanted.layer.is_outer().then_some(carrier);
-    let mut bench = Bench { wanted, config_path, layer, witness, findings: Vec::new(), ahead: None };
+    let longer = Duration::from_secs(u64::from(config.ttl_seconds) + 1);
+    let mut bench = Bench { wanted, config_path, layer, witness, findings: Vec::new(), longer, ahead: None };
     let dead_man_s = bench.run();
     // Whatever happened before: closed at the end.
     let failed = |one: &Finding| one.trial == Trial::Closes && one.outcome == Outcome::Failed;
@@ -120,10 +123,16 @@ pub(crate) fn hold(config: &Config, wanted: Layer) -> anyhow::Result<ExitCode> {
     not_locked(config)?;
     let mut layer = config.layers().into_iter().find(|one| one.layer() == wanted).context("no such layer")?;
     let lease = lease(config)?;
+    // A switch that watches this host by ping is answered as long as a lease lives, here: this process.
+    let filter = Nft::new(config.packet_filter.clone(), config.ttl_seconds);
+    let watched = wanted == Layer::C && config.packet_filter.ping_poll.is_some();
+    let answer = || if watched { filter.answer_ping() } else { Ok(()) };
+    answer()?;
     layer.open(&lease)?;
     println!("open");
     loop {
         SystemClock.sleep(Duration::from_millis(config.renew_ms()));
+        answer()?;
         layer.renew(&lease)?;
     }
 }
@@ -252,7 +261,7 @@ impl Bench<'_> {
             }
         }
         // It stays open while it is renewed: a device that closes at any rate has no dead-man to test.
-        SystemClock.sleep(Duration::from_secs(4));
+        SystemClock.sleep(self.longer);
         if self.layer.observe().state != LayerState::Open {
             self.note(trial, Outcome::Failed, None, "it closed although it was renewed".to_owned());
             return None;

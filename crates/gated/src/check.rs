@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use kuramori_gate::nft;
+use kuramori_gate::driver::nft;
 use kuramori_model::{fault::chain, gate::LayerState};
 
 use crate::{acceptance, config::Config};

@@ -6,10 +6,13 @@ use anyhow::{Context, ensure};
 use kuramori_gate::{
     Actuator,
     actuator::Broken,
+    driver::{
+        nft::{Nft, NftConfig},
+        power::{Power, PowerConfig},
+        ssh::{Ssh, SshConfig},
+        switch::{Switch, SwitchConfig},
+    },
     machine::{Flow, Policy},
-    nft::{Nft, NftConfig},
-    power::{Power, PowerConfig},
-    switch::{Switch, SwitchConfig},
 };
 use kuramori_model::{
     fault::chain,
@@ -53,8 +56,10 @@ pub(crate) struct Config {
     pub(crate) flow: Vec<Flow>,
     /// Layer A.
     pub(crate) packet_filter: NftConfig,
-    /// Layer C.
+    /// Layer C by SNMPv3.
     pub(crate) switch: Option<SwitchConfig>,
+    /// Layer C by the switch's command line.
+    pub(crate) switch_ssh: Option<SshConfig>,
     /// Layer D.
     pub(crate) power: Option<PowerConfig>,
 }
@@ -94,6 +99,10 @@ impl Config {
             self.packet_filter.inside != self.packet_filter.outside,
             "`packet_filter.inside` and `outside` are the same interface"
         );
+        ensure!(
+            self.switch.is_none() || self.switch_ssh.is_none(),
+            "`switch` and `switch_ssh` are two ways to one port: configure one"
+        );
         Ok(())
     }
 
@@ -105,6 +114,12 @@ impl Config {
             layers.push(match Switch::new(switch.clone()) {
                 Ok(switch) => Box::new(switch),
                 Err(error) => Box::new(Broken::new(Layer::C, switch.if_name.clone(), chain(&error))),
+            });
+        }
+        if let Some(switch) = &self.switch_ssh {
+            layers.push(match Ssh::new(switch.clone()) {
+                Ok(switch) => Box::new(switch),
+                Err(error) => Box::new(Broken::new(Layer::C, switch.port.clone(), chain(&error))),
             });
         }
         if let Some(power) = &self.power {
@@ -120,7 +135,9 @@ impl Config {
     pub(crate) fn bound_to(&self, layer: Layer) -> String {
         match layer {
             Layer::A => format!("{:?}, lease {} s", self.packet_filter, self.ttl_seconds),
-            Layer::C => format!("{:?}", self.switch),
+            Layer::C => {
+                format!("{:?} {:?} {:?}", self.switch, self.switch_ssh, self.packet_filter.ping_poll)
+            }
             Layer::D => format!("{:?}", self.power),
             _ => String::new(),
         }

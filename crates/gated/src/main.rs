@@ -18,8 +18,8 @@ use anyhow::Context;
 use clap::Parser;
 use kuramori_gate::{
     Actuator,
+    driver::nft::Nft,
     keeper::{Input, Keeper},
-    nft::Nft,
 };
 use kuramori_model::{
     clock::SystemClock,

@@ -8,7 +8,7 @@ use kuramori_model::gate::{
     Layer,
     acceptance::{Acceptance, Outcome, Trial},
 };
-use rig::{Rig, gate::Setup};
+use rig::{Rig, console::Console, gate::Setup};
 
 fn accept(rig: &Rig, setup: &Setup, more: &str) -> Acceptance {
     let config = rig.write_config(setup);
@@ -91,4 +91,30 @@ fn a_port_without_a_dead_man_passes_and_claims_none_and_a_restart_that_opens_it_
     let record = accept(&rig, &setup, "--acceptance C --dead-man-within 4");
     assert!(!record.passed(), "{record:#?}");
     assert_eq!(outcome(&record, Trial::Closes), Outcome::Failed);
+}
+
+#[test]
+fn a_switch_that_watches_the_lease_by_ping_has_a_dead_man_and_a_lying_one_fails() {
+    let rig = Rig::new();
+    let mut console = Console::start(&rig, "alliedware_plus");
+    console.ping_poll();
+    let setup = Setup { switch_ssh: Some(console.config()), ttl: 1, declared: "[]", ..Setup::default() };
+    let record = accept(&rig, &setup, "--acceptance C --dead-man-within 15");
+    assert!(record.passed(), "{record:#?}");
+    let seconds = record.dead_man_s.unwrap();
+    Rig::evidence(
+        "gate-acceptance-c-ping-poll",
+        &rig::figures(
+            "layer C closes by its ping-poll, lease 1 s, killed and frozen, at most",
+            0,
+            vec![seconds],
+        ),
+    );
+    // It says that it is shut, in all its words, and is not.
+    console.stop();
+    rig.exec("sw", "ip link set port2 up");
+    console.serve("host");
+    console.spoil("lies");
+    let record = accept(&rig, &setup, "--acceptance C --dead-man-within 4");
+    assert!(!record.passed() && outcome(&record, Trial::Closes) == Outcome::Failed, "{record:#?}");
 }

@@ -7,16 +7,19 @@ mod rig;
 use std::time::Duration;
 
 use kuramori_gate::{
-    Actuator, Lease,
-    nft::{Nft, NftConfig},
-    power::{Family, Power, PowerConfig},
-    switch::{Switch, SwitchConfig},
+    Actuator, Lease, Reading,
+    driver::{
+        nft::{Nft, NftConfig},
+        power::{Family, Power, PowerConfig},
+        ssh::{Ssh, SshConfig},
+        switch::{Switch, SwitchConfig},
+    },
 };
 use kuramori_model::gate::LayerState;
-use rig::{PRIMARY, PULLER, Rig, inside, now_ms, power::Outlet};
+use rig::{PRIMARY, PULLER, Rig, console::Console, inside, now_ms, power::Outlet};
 
 fn lease() -> Lease {
-    Lease { source: PULLER, peer: PRIMARY, window_s: 60, ttl_s: 3 }
+    Lease { source: PULLER, peer: PRIMARY, window_s: 60, ttl_s: 1 }
 }
 
 fn reads(driver: &mut dyn Actuator, wanted: LayerState) -> Result<u64, String> {
@@ -46,10 +49,10 @@ fn conforms(driver: &mut dyn Actuator, kill: impl FnOnce()) {
     driver.open(&lease()).unwrap();
     reads(driver, LayerState::Open).unwrap();
     let start = now_ms();
-    while now_ms() - start < 4000 {
+    while now_ms() - start < 1600 {
         driver.renew(&lease()).unwrap();
         assert_eq!(driver.observe().state, LayerState::Open, "{name}");
-        std::thread::sleep(Duration::from_millis(700));
+        std::thread::sleep(Duration::from_millis(300));
     }
     // Without a renewal it does what it declares.
     let start = now_ms();
@@ -60,7 +63,7 @@ fn conforms(driver: &mut dyn Actuator, kill: impl FnOnce()) {
             assert!(took <= u64::try_from(within.as_millis()).unwrap() + 1000, "{name}: {took} ms");
         }
         None => {
-            std::thread::sleep(Duration::from_secs(4));
+            std::thread::sleep(Duration::from_millis(1600));
             assert_eq!(driver.observe().state, LayerState::Open, "{name} closes by itself undeclared");
         }
     }
@@ -92,7 +95,7 @@ fn the_packet_filter_conforms() {
     ))
     .unwrap();
     inside(&rig.ns("vlt"), move || {
-        conforms(&mut Nft::new(config, 3), || fs_err::write(dead, "").unwrap());
+        conforms(&mut Nft::new(config, 1), || fs_err::write(dead, "").unwrap());
     })
     .join()
     .unwrap();
@@ -156,6 +159,107 @@ fn the_switch_port_conforms() {
     })
     .join()
     .unwrap();
+}
+
+fn ssh(console: &Console) -> SshConfig {
+    toml::from_str(&console.config()).unwrap()
+}
+
+#[test]
+fn a_switch_port_by_ssh_conforms_in_both_dialects() {
+    let rig = Rig::new();
+    for dialect in ["alliedware_plus", "ios"] {
+        let mut console = Console::start(&rig, dialect);
+        let (config, ns) = (ssh(&console), rig.ns("vlt"));
+        inside(&ns, move || conforms(&mut Ssh::new(config).unwrap(), || console.stop())).join().unwrap();
+    }
+}
+
+/// What is wrong with the switch, what a read-back then is, and a word of it.
+const WRONG: [(&str, LayerState, &str); 10] = [
+    ("cuts its echo", LayerState::Closed, "disabled"),
+    ("does nothing", LayerState::Open, "connected"),
+    ("drops", LayerState::Open, "connected"),
+    ("stale", LayerState::Unknown, "Link is UP"),
+    ("err-disabled", LayerState::Unknown, "err-disabled"),
+    ("renumbered", LayerState::Unknown, "0 ports are named `port1.0.5`"),
+    ("is another", LayerState::Unknown, "not that of `sw-test`"),
+    ("refuses", LayerState::Unknown, "may not configure"),
+    ("hangs", LayerState::Unknown, "no prompt came in time"),
+    ("description", LayerState::Unknown, "description is `another`"),
+];
+
+#[test]
+fn a_switch_that_is_not_as_configured_or_does_nothing_is_never_closed_and_a_changed_host_key_is_named() {
+    let rig = Rig::new();
+    let mut console = Console::start(&rig, "alliedware_plus");
+    let mut config = ssh(&console);
+    config.timeout_ms = 2000;
+    let ns = rig.ns("vlt");
+    for (how, state, word) in WRONG {
+        rig.exec("sw", "ip link set port2 up");
+        console.turn_on();
+        if how == "description" {
+            console.describe("another");
+        } else {
+            console.spoil(how);
+        }
+        let config = config.clone();
+        let (ordered, reading) = inside(&ns, move || {
+            let mut driver = Ssh::new(config).unwrap();
+            // What is only shown wrongly is looked at as it stands; what is not understood is waited for once.
+            match how {
+                "stale" | "err-disabled" => (Ok(()), driver.observe()),
+                "is another" | "hangs" => {
+                    let error = driver.close().unwrap_err();
+                    let said = Reading::unknown(error.to_string());
+                    (Err(error), said)
+                }
+                _ => (driver.close(), driver.observe()),
+            }
+        })
+        .join()
+        .unwrap();
+        assert_eq!(reading.state, state, "{how}: {reading:?}, {ordered:?}");
+        assert!(reading.detail.contains(word), "{how}: {reading:?}");
+        let (_, link) = rig.exec("sw", "ip -o link show port2");
+        // Not even tried on what is not ours, nor reported as done where the session ended.
+        assert_eq!(link.contains("LOWER_UP"), how != "cuts its echo", "{how}: {link}");
+        let taken = ["cuts its echo", "stale", "err-disabled", "does nothing"].contains(&how);
+        assert_eq!(ordered.is_ok(), taken, "{how}: {ordered:?}");
+        console.describe("kuramori-vault");
+        console.spoil("");
+    }
+    // Another dialect, other algorithms than it may ask for, a switch that is somebody else by its key.
+    let other = SshConfig { dialect: kuramori_gate::driver::ssh::Dialect::Ios, ..config.clone() };
+    let bad = SshConfig { legacy: vec!["ProxyCommand=sh".into()], ..config.clone() };
+    assert!(Ssh::new(bad).is_err());
+    console.turn_on();
+    let kept = inside(&ns, move || {
+        let mut driver = Ssh::new(other).unwrap();
+        assert_eq!(driver.observe().state, LayerState::Unknown);
+        let mut driver = Ssh::new(config).unwrap();
+        driver.close().unwrap();
+        assert_eq!(driver.observe().state, LayerState::Closed);
+        driver
+    })
+    .join()
+    .unwrap();
+    console.serve("other");
+    let mut driver = kept;
+    let reading = inside(&ns, move || {
+        // The old session has ended with its server; the new one is with a stranger.
+        let _ = driver.observe();
+        assert!(driver.close().is_err() && driver.open(&lease()).is_err());
+        driver.observe()
+    })
+    .join()
+    .unwrap();
+    assert_eq!(reading.state, LayerState::Unknown);
+    assert!(
+        reading.detail.contains("host key SHA256:") && reading.detail.contains("own console"),
+        "{reading:?}"
+    );
 }
 
 fn power(rig: &Rig, family: Family, outlet: u32) -> PowerConfig {

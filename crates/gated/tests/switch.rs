@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kuramori_model::gate::{CloseReason, Layer, LayerState};
 use kuramori_observe::site::{PortReader, Site, look};
-use rig::{Rig, VAULT, gate::Setup, inside, wait};
+use rig::{Rig, VAULT, console::Console, gate::Setup, inside, wait};
 
 fn layer(rig: &Rig, layer: Layer) -> Option<(LayerState, String)> {
     rig.status()?.layers.iter().find(|read| read.layer == layer).map(|read| (read.state, read.detail.clone()))
@@ -163,4 +163,40 @@ fn the_agent_itself_lets_the_gate_touch_only_its_port() {
     assert!(set("gate", "port2").0, "the gate sets its own port");
     assert!(!set("gate", "port1").0, "but no other");
     assert!(!set("site", "port2").0, "and the site only reads");
+}
+
+#[test]
+fn a_port_by_ssh_opens_and_closes_with_the_window_and_a_changed_host_key_closes_and_is_said() {
+    let rig = Rig::new();
+    rig.serve_primary();
+    let mut console = Console::start(&rig, "ios");
+    console.ping_poll();
+    let _gated = rig.gated(&Setup { switch_ssh: Some(console.config()), ttl: 2, ..Setup::default() });
+    let _observed = rig.observed(&[]);
+    rig.wait_state("closed_verified", 15);
+    assert!(!port_up(&rig));
+    assert!(rig.status().unwrap().claim.offline);
+    let answers = || rig.exec("sw", "ping -c1 -W1 192.0.2.1").0;
+    assert!(!answers(), "the switch's ping is not answered at rest");
+    let window = rig.open(60);
+    assert!(port_up(&rig) && answers());
+    let stream = rig.pull();
+    wait("bytes", Duration::from_secs(10), || stream.bytes() > 100_000);
+    rig.close();
+    rig.wait_state("closed_verified", 15);
+    assert!(!port_up(&rig) && !answers());
+    let record = rig.record(window);
+    assert!(record.closed_verified && !record.disagreement, "{record:#?}");
+    // Somebody else answers in the switch's place while a window is open.
+    rig.open(60);
+    console.serve("other");
+    wait("closed", Duration::from_secs(15), || rig.state() != "open");
+    wait("the reason", Duration::from_secs(20), || {
+        layer(&rig, Layer::C)
+            .is_some_and(|(state, why)| state == LayerState::Unknown && why.contains("host key"))
+    });
+    let status = rig.status().unwrap();
+    assert!(!status.claim.offline);
+    let named = |alarm: &String| alarm.contains("layer_fault") && alarm.contains("\"C\"");
+    assert!(status.alarms.iter().any(named), "{status:#?}");
 }

@@ -25,6 +25,8 @@ use super::{PRIMARY, PULLER, Rig, now_ms, target, wait};
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     pub(crate) switch: bool,
+    /// The table `[switch_ssh]`, with the switch's ping-poll.
+    pub(crate) switch_ssh: Option<String>,
     pub(crate) if_name: &'static str,
     pub(crate) sys_name: &'static str,
     pub(crate) foreign: Vec<&'static str>,
@@ -40,6 +42,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             switch: false,
+            switch_ssh: None,
             if_name: "port2",
             sys_name: "sw-test",
             foreign: Vec::new(),
@@ -83,7 +86,7 @@ impl Rig {
              observer_socket = \"{observer}\"\nobserver_uids = [0]\nvault_keys = [\"{key}\"]\n\
              officer_keys = [\"{one}\", \"{two}\"]\nrelease_quorum = 2\nttl_seconds = {ttl}\n\
              dead_man_tested = {declared}\n\n[[flow]]\npurpose = \"pull\"\nsource = \"{PULLER}\"\npeer = \"{PRIMARY}\"\n\n\
-             [packet_filter]\ninside = \"pul0\"\noutside = \"v0\"\nprogram = \"{nft}\"\nforeign_tables = {foreign:?}\n\n\
+             [packet_filter]\n{poll}inside = \"pul0\"\noutside = \"v0\"\nprogram = \"{nft}\"\nforeign_tables = {foreign:?}\n\n\
              [[packet_filter.management]]\ninterface = \"mgt0\"\nnetwork = \"192.0.2.0/28\"\nudp = [161]\n\
              tcp = [830, 22, 443]\n",
             state = setup.state.clone().unwrap_or_else(|| self.path("state")).display(),
@@ -97,6 +100,11 @@ impl Rig {
             declared = setup.declared,
             nft = setup.nft,
             foreign = setup.foreign,
+            poll = if setup.switch_ssh.is_some() {
+                "ping_poll = { interface = \"mgt0\", switch = \"192.0.2.2\" }\n"
+            } else {
+                ""
+            },
         );
         if setup.switch {
             write!(
@@ -109,6 +117,9 @@ impl Rig {
                 setup.if_name
             )
             .unwrap();
+        }
+        if let Some(table) = &setup.switch_ssh {
+            write!(text, "\n[switch_ssh]\n{table}").unwrap();
         }
         let file = self.path("gated.toml");
         fs_err::write(&file, text).unwrap();

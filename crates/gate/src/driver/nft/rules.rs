@@ -8,9 +8,14 @@ use serde_json::{Value, json};
 use super::NftConfig;
 use crate::actuator::Lease;
 
-/// Empties all four sets: closed.
-pub(super) const FLUSH: &str = "flush set inet gate lease\nflush set inet gate window\n\
-     flush set netdev vaultgate lease\nflush set netdev vaultgate window\n";
+/// Empties all sets: closed.
+pub(super) fn flush(config: &NftConfig) -> String {
+    let alive = if config.ping_poll.is_some() { "flush set inet gate alive\n" } else { "" };
+    format!(
+        "flush set inet gate lease\nflush set inet gate window\n\
+         flush set netdev vaultgate lease\nflush set netdev vaultgate window\n{alive}"
+    )
+}
 
 /// Seconds that an element of `window` lives if somebody adds one without a timeout.
 pub(super) const WINDOW_DEFAULT_S: u32 = 60;
@@ -18,6 +23,14 @@ pub(super) const WINDOW_DEFAULT_S: u32 = 60;
 /// Replaces whatever is there by closed tables. One transaction: there is no moment without rules.
 pub(super) fn closed(config: &NftConfig, ttl_s: u32, with_interface: bool) -> String {
     let (inside, outside) = (config.inside.as_str(), config.outside.as_str());
+    let (alive, asked, answered) = config.ping_poll.as_ref().map_or_else(Default::default, |poll| {
+        let name = poll.interface.as_str();
+        (
+            format!(" set alive {{ type ipv4_addr; flags timeout; timeout {ttl_s}s; size 4; }}\n"),
+            format!("  iifname \"{name}\" ip saddr @alive icmp type echo-request accept\n"),
+            format!("  oifname \"{name}\" ip daddr @alive icmp type echo-reply accept\n"),
+        )
+    });
     let mut text = String::new();
     if config.foreign_tables.is_empty() {
         text.push_str("flush ruleset\n");
@@ -31,7 +44,7 @@ pub(super) fn closed(config: &NftConfig, ttl_s: u32, with_interface: bool) -> St
         r#"table inet gate {{
  set lease {{ type ipv4_addr . ipv4_addr . inet_service; flags timeout; timeout {ttl_s}s; size 16; }}
  set window {{ type ipv4_addr . ipv4_addr . inet_service; flags timeout; timeout {WINDOW_DEFAULT_S}s; size 16; }}
- chain gatefwd {{
+{alive} chain gatefwd {{
   type filter hook forward priority 0; policy drop;
   iifname "{inside}" oifname "{outside}" ip saddr . ip daddr . tcp dport @lease ip saddr . ip daddr . tcp dport @window counter accept
   iifname "{outside}" oifname "{inside}" ip daddr . ip saddr . tcp sport @lease ip daddr . ip saddr . tcp sport @window ct direction reply ct state established counter accept
@@ -49,6 +62,7 @@ pub(super) fn closed(config: &NftConfig, ttl_s: u32, with_interface: bool) -> St
             r#"  iifname "{interface}" ip saddr {addresses} ct direction reply ct state established accept"#
         );
     }
+    text.push_str(&asked);
     text.push_str(
         "  counter drop\n }\n chain gateout {\n  type filter hook output priority 0; policy drop;\n  oifname \"lo\" accept\n",
     );
@@ -66,6 +80,7 @@ pub(super) fn closed(config: &NftConfig, ttl_s: u32, with_interface: bool) -> St
             }
         }
     }
+    text.push_str(&answered);
     text.push_str("  counter drop\n }\n}\n");
     if with_interface {
         let _ = write!(
@@ -94,31 +109,38 @@ fn elements(lease: &Lease) -> (String, String) {
 }
 
 /// Opens for one flow: the window once, then the lease.
-pub(super) fn open(lease: &Lease) -> String {
+pub(super) fn open(config: &NftConfig, lease: &Lease) -> String {
     let (flow, peer) = elements(lease);
     let (window, ttl) = (lease.window_s, lease.ttl_s);
     format!(
-        "{FLUSH}add element inet gate window {{ {flow} timeout {window}s }}\n\
+        "{}{}add element inet gate window {{ {flow} timeout {window}s }}\n\
          add element netdev vaultgate window {{ {peer} timeout {window}s }}\n\
          add element inet gate lease {{ {flow} timeout {ttl}s }}\n\
-         add element netdev vaultgate lease {{ {peer} timeout {ttl}s }}\n"
+         add element netdev vaultgate lease {{ {peer} timeout {ttl}s }}\n",
+        flush(config),
+        answer(config, ttl)
     )
 }
 
-/// Renews the lease in one transaction. Adding the element again alone would be accepted and do nothing.
-pub(super) fn renew(lease: &Lease) -> String {
+/// The switch's ping is answered for the time of a lease.
+pub(super) fn answer(config: &NftConfig, ttl_s: u32) -> String {
+    let again = |poll: &super::PingPoll| again("inet gate alive", &poll.switch.to_string(), ttl_s);
+    config.ping_poll.as_ref().map(again).unwrap_or_default()
+}
+
+/// Adding an element again alone would be accepted and not renew it.
+fn again(set: &str, element: &str, ttl_s: u32) -> String {
+    format!(
+        "add element {set} {{ {element} timeout {ttl_s}s }}\ndelete element {set} {{ {element} }}\n\
+         add element {set} {{ {element} timeout {ttl_s}s }}\n"
+    )
+}
+
+/// Renews the lease in one transaction.
+pub(super) fn renew(config: &NftConfig, lease: &Lease) -> String {
     let (flow, peer) = elements(lease);
     let ttl = lease.ttl_s;
-    let mut text = String::new();
-    for (table, element) in [("inet gate", flow), ("netdev vaultgate", peer)] {
-        let _ = write!(
-            text,
-            "add element {table} lease {{ {element} timeout {ttl}s }}\n\
-             delete element {table} lease {{ {element} }}\n\
-             add element {table} lease {{ {element} timeout {ttl}s }}\n"
-        );
-    }
-    text
+    again("inet gate lease", &flow, ttl) + &again("netdev vaultgate lease", &peer, ttl) + &answer(config, ttl)
 }
 
 fn cidr(network: super::Network) -> String {
@@ -220,6 +242,16 @@ pub(super) fn expected(config: &NftConfig) -> Vec<Chain> {
             let port = same(&payload(protocol, "dport"), &ports);
             output.push(json!([meta("oifname", interface), daddr, port, accept]));
         }
+    }
+    if let Some(poll) = &config.ping_poll {
+        let name = poll.interface.as_str();
+        let icmp = |direction, kind| {
+            [same(&payload("ip", direction), &json!("@alive")), same(&payload("icmp", "type"), &json!(kind))]
+        };
+        let [from, request] = icmp("saddr", "echo-request");
+        let [to, reply] = icmp("daddr", "echo-reply");
+        input.push(json!([meta("iifname", name), from, request, accept]));
+        output.push(json!([meta("oifname", name), to, reply, accept]));
     }
     input.push(json!([counter, drop]));
     output.push(json!([counter, drop]));

@@ -13,7 +13,12 @@ use kuramori_model::clock::{Clock, SystemClock};
 use crate::fault::ActuatorFault;
 
 /// Runs `program` and gives back its standard output; `limit` after which it is ended.
-pub fn run(program: &str, arguments: &[&str], input: &str, limit: Duration) -> Result<String, ActuatorFault> {
+pub(super) fn run(
+    program: &str,
+    arguments: &[&str],
+    input: &str,
+    limit: Duration,
+) -> Result<String, ActuatorFault> {
     let failed = |source| ActuatorFault::Run { program: program.to_owned(), source };
     let end = SystemClock.boot() + limit;
     let mut child = Command::new(program)

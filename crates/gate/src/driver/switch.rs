@@ -15,8 +15,8 @@ use serde::Deserialize;
 
 use crate::{
     actuator::{Actuator, Lease, Reading},
+    driver::snmp::{Device, Session},
     fault::ActuatorFault,
-    snmp::{Device, Session},
 };
 
 const UP: i32 = 1;

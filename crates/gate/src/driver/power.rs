@@ -17,8 +17,8 @@ use serde::Deserialize;
 
 use crate::{
     actuator::{Actuator, Lease, Reading},
+    driver::snmp::{Device, Session},
     fault::ActuatorFault,
-    snmp::{Device, Session},
 };
 
 /// Which numbers the device understands.

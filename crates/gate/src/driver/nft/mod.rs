@@ -18,10 +18,10 @@ use std::{fmt::Write, net::Ipv4Addr, path::PathBuf, time::Duration};
 use kuramori_model::gate::{Layer, LayerState};
 use serde::Deserialize;
 
+use super::program;
 use crate::{
     actuator::{Actuator, Lease, Reading},
     fault::ActuatorFault,
-    program,
 };
 
 /// After this long a call of `nft` is ended: longer than it ever needs, shorter than a lease.
@@ -38,6 +38,10 @@ pub struct NftConfig {
     /// Networks of the switches' management, reached from this host only.
     #[serde(default)]
     pub management: Vec<Management>,
+    /// The switch that watches this host by ping. It is answered only while a lease lives, so the switch
+    /// closes its port also when only our process is dead or frozen.
+    #[serde(default)]
+    pub ping_poll: Option<PingPoll>,
     /// Tables of others that may exist (`inet name`). Any other table makes the layer unknown: a flowtable or
     /// an earlier hook of somebody else could lead around ours.
     #[serde(default)]
@@ -63,6 +67,16 @@ fn conntrack_program() -> String {
 
 fn sys_class_net() -> PathBuf {
     PathBuf::from("/sys/class/net")
+}
+
+/// The switch's ping-poll.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PingPoll {
+    /// The interface on which it asks.
+    pub interface: Interface,
+    /// Its address.
+    pub switch: Ipv4Addr,
 }
 
 /// A management network and what this host may begin there.
@@ -149,6 +163,11 @@ impl Nft {
         program::run(&self.config.program, &["-f", "-"], text, LIMIT).map(drop)
     }
 
+    /// Answers the switch's ping for the time of one lease and opens nothing: for whoever tests its dead-man.
+    pub fn answer_ping(&self) -> Result<(), ActuatorFault> {
+        self.apply(&rules::answer(&self.config, self.ttl_s))
+    }
+
     fn index(&self) -> Option<u32> {
         let path = self.config.sys_class_net.join(self.config.outside.as_str()).join("ifindex");
         fs_err::read_to_string(path).ok()?.trim().parse().ok()
@@ -213,7 +232,7 @@ impl Actuator for Nft {
 
     fn close(&mut self) -> Result<(), ActuatorFault> {
         // The quick way first: packets stop within milliseconds.
-        let flushed = if self.pinned.is_some() { self.apply(rules::FLUSH) } else { Ok(()) };
+        let flushed = if self.pinned.is_some() { self.apply(&rules::flush(&self.config)) } else { Ok(()) };
         self.forget_connections();
         let intact = flushed.is_ok() && self.read().is_ok_and(|reading| reading.state == LayerState::Closed);
         if intact { Ok(()) } else { self.load() }
@@ -224,11 +243,11 @@ impl Actuator for Nft {
             self.load()?;
         }
         self.flow = Some(*lease);
-        self.apply(&rules::open(lease))
+        self.apply(&rules::open(&self.config, lease))
     }
 
     fn renew(&mut self, lease: &Lease) -> Result<(), ActuatorFault> {
-        self.apply(&rules::renew(lease))
+        self.apply(&rules::renew(&self.config, lease))
     }
 
     fn observe(&mut self) -> Reading {

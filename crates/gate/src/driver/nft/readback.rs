@@ -95,7 +95,8 @@ fn compare(config: &NftConfig, ttl_s: u32, listing: &str, flow: Option<&Lease>) 
             return Err(format!("chain {} holds other rules than ours", chain.name));
         }
     }
-    elements(&sets, ttl_s, flow)
+    let answered = answered(config, &mut sets, ttl_s)?;
+    elements(&sets, ttl_s, flow, answered)
 }
 
 /// A rule without its counts; newer versions write a set of flags as `{"|": […]}`.
@@ -136,11 +137,10 @@ impl Set {
             return Err(format!("set {} has other flags than ours", body["name"]));
         }
         let elements = body["elem"].as_array().map_or(&[][..], Vec::as_slice);
+        let value = |one: &Value| one.get("concat").unwrap_or(one).clone();
         let read = |element: &Value| match element.get("elem") {
-            Some(inner) => {
-                Element { value: inner["val"]["concat"].clone(), expires: inner["expires"].as_u64() }
-            }
-            None => Element { value: element["concat"].clone(), expires: None },
+            Some(inner) => Element { value: value(&inner["val"]), expires: inner["expires"].as_u64() },
+            None => Element { value: value(element), expires: None },
         };
         Ok(Self {
             family: family.to_owned(),
@@ -152,7 +152,24 @@ impl Set {
     }
 }
 
-fn elements(sets: &[Set], ttl_s: u32, flow: Option<&Lease>) -> Result<Reading, String> {
+/// Takes the set `alive` out; whether the switch's ping is answered.
+fn answered(config: &NftConfig, sets: &mut Vec<Set>, ttl_s: u32) -> Result<bool, String> {
+    let Some(poll) = &config.ping_poll else { return Ok(false) };
+    let place = sets.iter().position(|set| set.family == "inet" && set.name == "alive");
+    let set = sets.remove(place.ok_or("set inet alive is missing")?);
+    let element = set.elements.first();
+    let ours = |one: &Element| {
+        one.value == poll.switch.to_string() && one.expires.is_some_and(|left| left <= ttl_s.into())
+    };
+    let fits = set.default_s == Some(ttl_s.into()) && set.size.is_some() && set.elements.len() <= 1;
+    if fits && element.is_none_or(ours) {
+        Ok(element.is_some())
+    } else {
+        Err("set inet alive is not as we made it".to_owned())
+    }
+}
+
+fn elements(sets: &[Set], ttl_s: u32, flow: Option<&Lease>, answered: bool) -> Result<Reading, String> {
     let wanted = [("inet", "lease"), ("inet", "window"), ("netdev", "lease"), ("netdev", "window")];
     if sets.len() != wanted.len() {
         return Err(format!("{} sets instead of {}", sets.len(), wanted.len()));
@@ -191,6 +208,7 @@ fn elements(sets: &[Set], ttl_s: u32, flow: Option<&Lease>) -> Result<Reading, S
         }
     }
     match filled {
+        0 if answered => Err("the switch's ping is still answered".to_owned()),
         0 => {
             Ok(Reading { state: LayerState::Closed, detail: "all rules as made, all sets empty".to_owned() })
         }
