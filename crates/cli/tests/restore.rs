@@ -1,6 +1,8 @@
 //! Restores of registered systems through the binary, against a real share, a real server and its files.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set up its hospital may stop")]
 
+#[path = "support/database.rs"]
+mod database;
 mod support;
 
 use std::{
@@ -9,6 +11,8 @@ use std::{
     sync::Arc,
 };
 
+use database::postgres::{Postgres, own};
+use jiff::Timestamp;
 use kuramori_catalog::{Catalog, Place, VaultPoint, Verdict};
 use kuramori_model::{
     clock::SystemClock,
@@ -17,7 +21,7 @@ use kuramori_model::{
 use serde_json::{Value, json};
 use support::{
     PROGRAM, Server,
-    hospital::{Share, Site, backup, same, until},
+    hospital::{Share, Site, backup, restic, same, until},
     lines, text,
 };
 
@@ -216,4 +220,169 @@ fn a_suspect_point_needs_a_reason_and_a_lost_primary_leads_to_the_vault() {
             .any(|event| event["kind"] == "restore.begun" && event["data"]["reason"] == "比較のため")
     );
     drop(server);
+}
+
+/// A billing system whose log is kept.
+struct Billing {
+    dir: tempfile::TempDir,
+    site: Site,
+    postgres: Postgres,
+}
+
+const SUMS: &str = "SELECT batch, count(*), sum(value) FROM orders GROUP BY 1 ORDER BY 1";
+
+impl Billing {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        // The database's own user recovers below it.
+        fs_err::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let postgres = Postgres::start_with(&["--wal-segsize=1"], "max_slot_wal_keep_size = 64MB\n");
+        postgres.sql("postgres", "CREATE TABLE orders (batch int, value bigint, note text)");
+        let site = Site::new(&dir.path().join("site"), "");
+        site.init();
+        Self { dir, site, postgres }
+    }
+
+    fn register(&self) {
+        let mut source = serde_json::to_value(self.postgres.config()).unwrap();
+        source["kind"] = json!("postgres");
+        source["wal"] = json!({ "slot": "kuramori", "spool": self.dir.path().join("spool") });
+        let entry = json!({ "id": "billing", "name_ja": "医事会計", "source": source });
+        let _: Value = self.site.client().post("/v1/systems", &entry).unwrap();
+    }
+
+    /// Rows with a sum of their own, and a time after them and before the next ones.
+    fn batch(&self, number: u32) -> Timestamp {
+        let text = format!(
+            "INSERT INTO orders SELECT {number}, {number} * 1000 + n, repeat(md5(n::text), 20) \
+             FROM generate_series(1, 1200) n"
+        );
+        self.postgres.sql("postgres", &text);
+        let now = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+        let micros = self.postgres.sql("postgres", now).trim().parse().unwrap();
+        Timestamp::from_microsecond(micros).unwrap()
+    }
+
+    fn restore(&self, verb: &str, to: &str, more: &[&str]) -> (Option<i32>, Vec<Value>) {
+        let mut command = Command::new(PROGRAM);
+        command.args(["--json", "restore", verb, "billing", "--to", to, "--socket"]);
+        command.arg(self.site.config().socket).args(more).env_remove("SUDO_USER").stdin(Stdio::null());
+        lines(&command.output().unwrap())
+    }
+}
+
+fn expected(until: u32) -> String {
+    (1..=until).fold(String::new(), |all, n| format!("{all}{n}|1200|{}\n", 1200 * 1000 * n + 720_600))
+}
+
+/// The rows of a restored data folder.
+fn rows(data: &std::path::Path) -> String {
+    let mut restored = Postgres::empty();
+    fs_err::remove_dir(restored.data()).unwrap();
+    let moved = Command::new("mv").arg(data).arg(restored.data()).status().unwrap();
+    assert!(moved.success());
+    own(&restored.data());
+    restored.serve(&[]);
+    until("recovery", || {
+        (restored.sql("postgres", "SELECT pg_is_in_recovery()").trim() == "f").then_some(())
+    });
+    restored.sql("postgres", SUMS)
+}
+
+#[test]
+fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_cannot_reach() {
+    let mut billing = Billing::new();
+    let server = Server::start(&billing.site);
+    let mut times = vec![billing.batch(1)];
+    billing.register();
+    let run = backup(&billing.site.client(), "billing");
+    assert_eq!(run["state"], "complete", "{run}");
+    times.push(billing.batch(2));
+    // The server dies while log comes; what it had acknowledged is in its spool.
+    times.push(billing.batch(3));
+    server.kill();
+    times.push(billing.batch(4));
+    let _server = Server::start(&billing.site);
+    times.push(billing.batch(5));
+    let at = |time: &Timestamp| time.to_string();
+    let target = billing.dir.path().join("restored");
+    let to = text(&target).to_owned();
+    until("the log", || {
+        let run = backup(&billing.site.client(), "billing");
+        assert_eq!(run["state"], "complete", "{run}");
+        let (code, said) = billing.restore("plan", &to, &["--to-time", &at(&times[4])]);
+        assert!(code == Some(0) || said[0]["code"] == "drill.time-unreachable", "{said:?}");
+        (code == Some(0)).then_some(())
+    });
+    let alarms: Vec<Value> = billing.site.client().post("/v1/judge", &json!({})).unwrap();
+    assert!(!alarms.iter().any(|a| a["finding"]["code"].as_str().unwrap().starts_with("wal.")), "{alarms:?}");
+
+    // Destroyed.
+    billing.postgres.stop();
+    fs_err::remove_dir_all(billing.postgres.data()).unwrap();
+    let (code, said) = billing.restore("plan", &to, &["--to-time", &at(&times[2])]);
+    assert_eq!(code, Some(0), "{said:?}");
+    let moment = &said[0]["plan"]["moment"];
+    let latest: Timestamp = moment["latest"].as_str().unwrap().parse().unwrap();
+    assert!(latest >= times[4], "{moment}");
+    assert_eq!(said[0]["plan"]["choice"]["why"][0], "for-time");
+    for (wanted, nearest) in [
+        (latest + jiff::SignedDuration::from_hours(1), moment["latest"].clone()),
+        (times[0], moment["earliest"].clone()),
+    ] {
+        let (code, said) = billing.restore("run", &to, &["--yes", "--to-time", &at(&wanted)]);
+        assert_eq!((code, &said[0]["code"]), (Some(1), &json!("drill.time-unreachable")), "{said:?}");
+        assert!(said[0].to_string().contains(nearest.as_str().unwrap()), "{said:?} {nearest}");
+        assert!(!target.exists());
+    }
+    for upto in [2, 3] {
+        let more = ["--yes", "--verify", "--to-time", &at(&times[upto - 1])];
+        let (code, said) = billing.restore("run", &to, &more);
+        assert_eq!(code, Some(0), "{said:?}");
+        let proven = &said[1]["done"]["proven"];
+        assert!(proven["stopped"].as_str().unwrap().contains("recovery stopping before commit"), "{proven}");
+        assert!(!target.join("kuramori_wal").exists() && !target.join("recovery.signal").exists());
+        assert_eq!(rows(&target), expected(u32::try_from(upto).unwrap()));
+    }
+    // Nothing happened between the last rows and this time: all of the log, and no transaction behind it.
+    let (code, said) = billing.restore("run", &to, &["--yes", "--to-time", &at(&latest)]);
+    assert_eq!(code, Some(0), "{said:?}");
+    assert_eq!(rows(&target), expected(5));
+
+    // One table as of then; it never goes over one that stands there.
+    let dump = billing.dir.path().join("orders.sql");
+    let table = ["--database", "postgres", "--table", "orders", "--to-time", &at(&times[1])];
+    let work = billing.dir.path().join("work");
+    let table = [&table[..], &["--work", text(&work)]].concat();
+    let (code, said) = billing.restore("table", text(&dump), &table);
+    assert_eq!(code, Some(0), "{said:?}");
+    let (code, said) = billing.restore("table", text(&dump), &table);
+    assert_eq!((code, &said.last().unwrap()["code"]), (Some(1), &json!("drill.target")), "{said:?}");
+    let other = Postgres::start("");
+    let load = |database: &str| {
+        let mut psql = other.client("psql");
+        psql.args(["-Xq", "-d", database, "-f"]).arg(&dump).output().unwrap().status.success()
+    };
+    own(&dump);
+    assert!(load("postgres"));
+    assert_eq!(other.sql("postgres", SUMS), expected(2));
+    other.sql("postgres", "DELETE FROM orders WHERE batch = 1");
+    assert!(!load("postgres"), "the table stands there");
+    assert_eq!(other.sql("postgres", "SELECT count(*) FROM orders"), "1200\n", "and stays as it is");
+
+    // Without us: stock restic, PostgreSQL, and nothing else.
+    let stock = billing.dir.path().join("stock");
+    let repository = billing.site.repository("billing");
+    let password = billing.site.recovered_password("billing");
+    restic(text(&repository), &password, &[], &["restore", "latest", "--target", text(&stock)]);
+    assert_eq!(rows(&stock), expected(5));
+
+    let mut drill = Command::new(PROGRAM);
+    drill.args(["--json", "drill", "run", "billing", "--socket"]).arg(billing.site.config().socket);
+    let (code, said) = lines(&drill.stdin(Stdio::null()).output().unwrap());
+    assert_eq!(code, Some(0), "{said:?}");
+    assert!(
+        said.iter().any(|line| line.to_string().contains("where recovery ended in the kept log")),
+        "{said:?}"
+    );
 }

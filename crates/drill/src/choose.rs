@@ -79,6 +79,8 @@ pub enum Why {
     PrimaryIsNearest,
     /// Only the vault has it (or the vault was asked for).
     OnlyVault,
+    /// Its base backup is the newest before the wished time, and its log reaches that.
+    ForTime,
     /// Untrusted; used for the given reason.
     ForAReason,
 }
@@ -130,7 +132,7 @@ pub struct Choice {
 }
 
 /// The worst known word on each snapshot.
-fn verdicts(candidates: &[Candidate]) -> BTreeMap<&str, Verdict> {
+pub(crate) fn verdicts(candidates: &[Candidate]) -> BTreeMap<&str, Verdict> {
     let weight = |verdict: Verdict| match verdict {
         Verdict::Unknown => 0,
         Verdict::Clean => 1,

@@ -42,6 +42,26 @@ pub enum DrillError {
         /// The vault's number.
         sequence: u64,
     },
+    /// The system keeps no log.
+    #[error(
+        "no restore point of `{system}` has a log with it: only its restore points' own times can be reached"
+    )]
+    NoLog {
+        /// Which system.
+        system: String,
+    },
+    /// The time cannot be reached.
+    #[error("`{system}` cannot be brought to {wanted}; the latest reachable time before it: {}, the earliest after it: {}", shown(before.as_ref()), shown(after.as_ref()))]
+    Moment {
+        /// Which system.
+        system: String,
+        /// What was wished.
+        wanted: jiff::Timestamp,
+        /// The latest time before it that can be reached.
+        before: Option<jiff::Timestamp>,
+        /// The earliest time after it that can be reached.
+        after: Option<jiff::Timestamp>,
+    },
     /// The target cannot be used.
     #[error("the target `{}` cannot be used: {why}", path.display())]
     Target {
@@ -98,6 +118,10 @@ pub enum DrillError {
     },
 }
 
+fn shown(time: Option<&jiff::Timestamp>) -> String {
+    time.map_or_else(|| "none".to_owned(), jiff::Timestamp::to_string)
+}
+
 impl DrillError {
     /// Wraps an I/O error; `fs_err` has put the path into it.
     pub fn file(action: &'static str) -> impl Fn(std::io::Error) -> Self {
@@ -112,6 +136,8 @@ impl Fault for DrillError {
             Self::NoPoint { .. } => "drill.no-point",
             Self::NeedsReason { .. } => "drill.needs-reason",
             Self::NotAtHand { .. } => "drill.not-at-hand",
+            Self::NoLog { .. } => "drill.no-log",
+            Self::Moment { .. } => "drill.time-unreachable",
             Self::Target { .. } => "drill.target",
             Self::Space { .. } => "drill.space",
             Self::Busy(_) => "drill.busy",
@@ -141,6 +167,11 @@ impl Fault for DrillError {
             Self::NotAtHand { system, .. } => format!(
                 "at the vault: `kuramori vault restore --receiver NAME --system {system} --yes`, or carry its disk; then give the folder with `--from`"
             ),
+            Self::NoLog { .. } => {
+                "choose a restore point with `--before`; to keep the log, add `wal` to its source (docs/sources.md)"
+                    .to_owned()
+            }
+            Self::Moment { .. } => "name one of these times with `--to-time`".to_owned(),
             Self::Target { .. } => "name an absent or empty folder with `--to`".to_owned(),
             Self::Space { .. } => "free some room or name another folder".to_owned(),
             Self::Busy(_) => "wait for it, or end it first".to_owned(),

@@ -23,6 +23,7 @@ mod error;
 pub mod estimate;
 pub mod exercise;
 mod group;
+pub mod moment;
 pub mod page;
 pub mod plan;
 pub mod profile;

@@ -16,6 +16,7 @@ use crate::{
     DrillError, Result,
     choose::Choice,
     estimate::{Estimate, Measured, estimate},
+    moment::Moment,
     target::Target,
 };
 
@@ -49,6 +50,9 @@ pub struct Plan {
     pub expected: Option<Estimate>,
     /// How long it may take, in seconds.
     pub rto_s: u64,
+    /// The moment between restore points that recovery goes on to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moment: Option<Moment>,
 }
 
 /// What a plan is made from.
@@ -70,6 +74,8 @@ pub struct Order<'a> {
     pub measured: &'a [Measured],
     /// How long it may take, in seconds.
     pub rto_s: u64,
+    /// To which moment.
+    pub moment: Option<Moment>,
     /// Now.
     pub now: Timestamp,
 }
@@ -146,6 +152,7 @@ pub fn make(repository: &Repository<Indexed>, order: Order<'_>) -> Result<Plan> 
         files,
         target,
         rto_s: order.rto_s,
+        moment: order.moment,
     })
 }
 

@@ -21,6 +21,7 @@ use serde::Serialize;
 use crate::{
     DrillError, Result,
     compare::{self, Compared},
+    moment::{self, Moment, Proven},
     plan::{Plan, snapshot_id, subpath},
 };
 
@@ -33,6 +34,8 @@ pub struct How {
     pub verify: bool,
     /// Threads that read; 0 for as many as the machine has.
     pub workers: usize,
+    /// Write the settings of a recovery to a moment, and leave the recovery itself to the first start.
+    pub leave_recovery: bool,
 }
 
 /// What was done.
@@ -56,6 +59,8 @@ pub struct Done {
     pub shortfalls: Vec<Shortfall>,
     /// What the reading back found, if it was asked for.
     pub verified: Option<Compared>,
+    /// What the server said when it recovered to the wished moment.
+    pub proven: Option<Proven>,
 }
 
 /// Carries the plan out.
@@ -73,6 +78,7 @@ pub fn run(
     let target = &plan.target;
     fs_err::create_dir_all(&target.staging).map_err(DrillError::file("make the staging folder"))?;
     let _alone = alone(&target.staging)?;
+    clear_recovery(&target.staging)?;
     let found_there = used(&target.staging);
     let begin = clock.boot();
     let mut options = RestoreOptions::to(&target.staging);
@@ -101,6 +107,13 @@ pub fn run(
     } else {
         None
     };
+    let proven = match &plan.moment {
+        None => None,
+        Some(wanted) => {
+            moment::prepare(repository, wanted, &target.staging, progress, cancel)?;
+            (!how.leave_recovery).then(|| recovered(wanted, &target.staging, clock)).transpose()?
+        }
+    };
     let seconds = clock.boot().saturating_sub(begin).as_secs_f64();
     let kept = target.put()?;
     Ok(Done {
@@ -113,7 +126,42 @@ pub fn run(
         seconds,
         shortfalls: restored.shortfalls,
         verified,
+        proven,
     })
+}
+
+/// The folder for sockets and logs while a server recovers; it is there as long as staging is not what the
+/// engine restored.
+fn run_folder(staging: &Path) -> PathBuf {
+    let mut name = staging.file_name().unwrap_or_default().to_owned();
+    name.push(".run");
+    staging.with_file_name(name)
+}
+
+/// A recovery that was cut off has changed what was restored, and left files of its own: begin anew.
+fn clear_recovery(staging: &Path) -> Result<()> {
+    let run = run_folder(staging);
+    if !run.exists() {
+        return Ok(());
+    }
+    let wrong = DrillError::file("clear what a recovery left that was cut off");
+    for entry in fs_err::read_dir(staging).map_err(&wrong)? {
+        let path = entry.map_err(&wrong)?.path();
+        if path.is_dir() && !path.is_symlink() {
+            fs_err::remove_dir_all(path).map_err(&wrong)?;
+        } else {
+            fs_err::remove_file(path).map_err(&wrong)?;
+        }
+    }
+    fs_err::remove_dir_all(run).map_err(&wrong)
+}
+
+/// Recovers beside the target. What a failed recovery said stays in its folder.
+fn recovered(wanted: &Moment, staging: &Path, clock: &dyn Clock) -> Result<Proven> {
+    let run = run_folder(staging);
+    let proven = moment::recover(wanted, staging, &run, clock)?;
+    fs_err::remove_dir_all(&run).map_err(DrillError::file("remove the recovery's folder"))?;
+    Ok(proven)
 }
 
 /// Holds the staging folder alone until the guard goes.

@@ -10,6 +10,7 @@ use crate::{
     DrillError, Result,
     cell::Cell,
     drill::Desk,
+    moment::{self, Moment},
     plan::{root, snapshot_id},
     profile::Profile,
     service::{Stage, postgres_table},
@@ -32,6 +33,8 @@ pub struct Wanted<'a> {
     pub table: &'a str,
     /// The folder below which the cluster is restored and started; it is removed again.
     pub work: &'a Path,
+    /// As of which moment; none for the restore point's own.
+    pub moment: Option<&'a Moment>,
     /// The file to write; it must not be there.
     pub to: &'a Path,
 }
@@ -65,6 +68,10 @@ pub fn extract(
         });
     }
     cell.admit("postgres", &desk.folder)?;
+    if let Some(moment) = wanted.moment {
+        moment::prepare(wanted.repository, moment, &desk.data, progress, cancel)?;
+        moment::recover(moment, &desk.data, &desk.run, clock)?;
+    }
     let stage = Stage {
         cell: &cell,
         clock,
@@ -76,6 +83,9 @@ pub fn extract(
         probes: std::cell::RefCell::default(),
     };
     let dump = postgres_table(&stage, wanted.superuser, wanted.database, wanted.table)?;
+    // Loaded where such a table stands, the dump stops at once and changes nothing: without this a client goes
+    // on behind the first error, and adds the old rows to the new ones.
+    let dump = format!("\\set ON_ERROR_STOP on\nBEGIN;\n{dump}\nCOMMIT;");
     let wrong = DrillError::file("write the table's dump");
     let mut options = fs_err::OpenOptions::new();
     options.write(true).create_new(true);

@@ -438,6 +438,7 @@ fn one_table_comes_out_of_a_whole_cluster() {
             database: "postgres",
             table,
             work: &bench.path("work"),
+            moment: None,
             to,
         };
         kuramori_drill::table::extract(&wanted, &SystemClock, &progress, &cancel)

@@ -20,3 +20,4 @@ pub mod lock;
 pub mod sizing;
 pub mod tree;
 pub mod units;
+pub mod wal;

@@ -40,6 +40,7 @@ pub mod run;
 mod runbook;
 mod schedule;
 pub mod seal;
+mod wal;
 mod watchman;
 mod witness;
 mod words;

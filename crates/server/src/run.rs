@@ -8,7 +8,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
     App, ServerError, admin, config::Config, console, drills, error::Result, job, look, post, receive,
-    report, results, retention, schedule, watchman,
+    report, results, retention, schedule, wal, watchman,
 };
 
 /// How long threads that still block may take when everything else has ended.
@@ -127,6 +127,7 @@ pub async fn start(config: Config) -> Result<Running> {
     tasks.spawn(until(stop(&app), post::run(app.clone())));
     tasks.spawn(until(stop(&app), retention::run(app.clone())));
     tasks.spawn(until(stop(&app), drills::run(app.clone())));
+    tasks.spawn(until(stop(&app), wal::run(app.clone())));
     if let Some(gate) = app.config.gate.clone() {
         tasks.spawn(until(stop(&app), look::watch(app.clone(), gate)));
     }

@@ -17,7 +17,7 @@ use kuramori_model::{
 };
 use kuramori_notify::{Notice, Occasion};
 
-use crate::{App, error::Result, facts::Seen, post, results};
+use crate::{App, error::Result, facts::Seen, post, results, wal};
 
 /// A judge that is slow is not yet gone.
 const GRACE: std::time::Duration = std::time::Duration::from_secs(10);
@@ -51,6 +51,7 @@ pub(crate) async fn turn(app: &App) -> Result<()> {
     for registered in app.catalog.systems().await? {
         findings.extend(system(app, now, &registered, &calendar).await?);
         findings.extend(app.drill_findings(now, &registered).await?);
+        findings.extend(wal::findings(now, &registered).await?);
     }
     findings.extend(platform(app, now).await?);
     findings.extend(post::speechless(app, now).await?);

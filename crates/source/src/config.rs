@@ -490,12 +490,36 @@ pub struct PostgresConfig {
     /// throw it away meanwhile.
     #[serde(default = "yes")]
     pub hold_wal: bool,
+    /// Keep the write-ahead log, too, so that any time between two base backups can be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal: Option<WalConfig>,
     /// How long connecting may take.
     #[serde(default = "connect_within")]
     pub connect_within: Span,
     /// Which server it has to be.
     #[serde(default)]
     pub expect: PostgresExpect,
+}
+
+/// Continuous write-ahead log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WalConfig {
+    /// The replication slot's name; made if it is not there.
+    #[serde(default = "slot")]
+    pub slot: String,
+    /// Folder of this system alone, where log waits until a restore point has it. Several servers that share
+    /// a catalog have to share it, too.
+    pub spool: PathBuf,
+    /// How old the base backup is at most; younger, a run takes the log alone.
+    #[serde(default = "base_every")]
+    pub base_every: Span,
+    /// How far the log may be behind before it is an alarm.
+    #[serde(default = "late")]
+    pub late: Span,
+    /// How much log may pile up on the database's own disk before it is an alarm.
+    #[serde(default = "slot_limit")]
+    pub slot_limit: Bytes,
 }
 
 /// TLS with a certificate authority of the hospital's own.
@@ -529,6 +553,18 @@ pub struct PostgresExpect {
     pub system_identifier: Option<String>,
 }
 
+fn slot() -> String {
+    "kuramori".to_owned()
+}
+fn base_every() -> Span {
+    Span(Duration::from_hours(24))
+}
+fn late() -> Span {
+    Span(Duration::from_mins(10))
+}
+fn slot_limit() -> Bytes {
+    Bytes(4 << 30)
+}
 fn port_smb() -> u16 {
     445
 }
@@ -675,6 +711,19 @@ impl Config {
                 ("user", c.user.is_empty()),
                 // The server's own limits for MAX_RATE: 32 kB/s to 1 GB/s.
                 ("max_rate", c.max_rate.is_some_and(|r| !(32 << 10..=1 << 30).contains(&r.0))),
+                // The server's own rule for names of slots.
+                (
+                    "wal.slot",
+                    c.wal.as_ref().is_some_and(|wal| {
+                        wal.slot.is_empty()
+                            || wal.slot.len() > 63
+                            || !wal
+                                .slot
+                                .bytes()
+                                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+                    }),
+                ),
+                ("wal.spool", c.wal.as_ref().is_some_and(|wal| !wal.spool.is_absolute())),
             ]
             .into(),
         };

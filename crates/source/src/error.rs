@@ -245,6 +245,9 @@ pub enum Error {
         /// How.
         why: String,
     },
+    /// The folder in which write-ahead log waits cannot be used.
+    #[error("the spool folder of the write-ahead log cannot be used")]
+    Spool(#[source] std::io::Error),
     /// The machine could not start the reader's thread.
     #[error("the reader could not be started")]
     Start(#[source] std::io::Error),
@@ -283,6 +286,7 @@ impl Fault for Error {
             Self::DatabaseDamaged { .. } => "source.database-damaged",
             Self::Manifest(_) => "source.manifest",
             Self::Protocol { .. } => "source.protocol",
+            Self::Spool(_) => "source.spool",
             Self::Start(_) => "source.start",
         }
     }
@@ -318,6 +322,7 @@ impl Fault for Error {
             | Self::Cancelled(_)
             | Self::Sink(_)
             | Self::Protocol { .. }
+            | Self::Spool(_)
             | Self::Start(_) => Kind::Retry,
         }
     }
@@ -376,6 +381,12 @@ impl Fault for Error {
                 "the server threw away write-ahead log that the backup needs: leave `hold_wal` on or raise \
                  wal_keep_size"
                     .into()
+            }
+            Self::Server { code, .. } if code == "55006" => {
+                "another connection still uses the slot: wait for it to end, or give each server a slot of its own".into()
+            }
+            Self::Spool(_) => {
+                "make room, or let the server's own user write there; until then the database keeps its log".into()
             }
             Self::Server { code, .. } if code == "53400" => {
                 "no free replication slot: raise max_replication_slots or set `hold_wal = false`".into()

@@ -83,7 +83,6 @@ pub struct ItemFault {
 /// Where a restore point came from, with the marks by which the same server is known again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
-#[expect(clippy::large_enum_variant, reason = "one of them exists per run")]
 pub enum Origin {
     /// A share.
     Smb(SmbOrigin),
@@ -248,6 +247,28 @@ pub struct PostgresOrigin {
     pub start_options: Vec<String>,
     /// Whether the connection was encrypted.
     pub encrypted: bool,
+    /// What the log beside the base backup reaches, if log is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal: Option<WalOrigin>,
+}
+
+/// What can be reached with the log of a restore point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalOrigin {
+    /// Whether this run took the base backup.
+    pub base_taken: bool,
+    /// The earliest time, by the server's clock.
+    pub earliest: Timestamp,
+    /// The latest time, by the server's clock.
+    pub latest: Timestamp,
+    /// The end of the log.
+    pub lsn: String,
+    /// Its timeline.
+    pub timeline: u32,
+    /// Segments in the restore point.
+    pub segments: u64,
+    /// Holes on record.
+    pub gaps: u64,
 }
 
 /// A tablespace outside the data directory.

@@ -235,6 +235,7 @@ fn read(version: &'static str, backup: Vec<u8>) -> (Result<Report, Error>, Folde
         checkpoint: Checkpoint::Fast,
         max_rate: None,
         hold_wal: true,
+        wal: None,
         connect_within: Span(Duration::from_secs(5)),
         expect: PostgresExpect::default(),
     };

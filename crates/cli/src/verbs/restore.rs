@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use kuramori_drill::{
     DrillError,
     choose::{Against, Choice, Copy, Why, Wish, choose},
+    moment::{Asked, Moment, choose_moment},
     plan::{self, Plan},
     profile::Service,
     restore::{self, Done, How},
@@ -80,6 +81,9 @@ struct Order {
     /// The newest point received before this time (2026-11-21T18:00:00+09:00)
     #[arg(long, value_name = "TIME")]
     before: Option<Timestamp>,
+    /// Bring a PostgreSQL system to this moment between restore points (2026-11-21T18:00:00+09:00)
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["before", "file"])]
+    to_time: Option<Timestamp>,
     /// Only from this copy: primary or vault
     #[arg(long, value_name = "COPY", value_parser = copy)]
     copy: Option<Copy>,
@@ -127,6 +131,9 @@ struct Run {
     /// Threads that read
     #[arg(long, value_name = "N", default_value_t = 0)]
     workers: usize,
+    /// With --to-time: only write the settings, and leave the recovery to the database's first start
+    #[arg(long, requires = "to_time")]
+    leave_recovery: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -234,7 +241,13 @@ fn prepare(way: &Way, order: &Order, verb: &str) -> Result<(Repository<Indexed>,
         };
     }
     let wish = Wish { point, before: order.before, copy: order.copy, reason: order.reason.clone() };
-    let choice = choose(order.system.as_str(), &offer.candidates, &wish)?;
+    let (choice, moment) = match order.to_time {
+        None => (choose(order.system.as_str(), &offer.candidates, &wish)?, None),
+        Some(to) => {
+            let (choice, moment) = at_moment(way, order, &offer, &wish, to)?;
+            (choice, Some(moment))
+        }
+    };
     let from = match (choice.point.copy, elsewhere) {
         (Copy::Primary, _) => offer.repository.clone(),
         (Copy::Vault, Some((folder, _))) => folder,
@@ -268,10 +281,7 @@ fn prepare(way: &Way, order: &Order, verb: &str) -> Result<(Repository<Indexed>,
         part: order.file.clone(),
     };
     let key = way.key(&order.system, &purpose)?;
-    let context = Context { username: "kuramori".to_owned(), ..Context::system() };
-    let repository =
-        Repository::open(Arc::new(LocalStore::new(&from)), &Secret::new(key.password.as_bytes()), context)?
-            .index()?;
+    let repository = open(&from, &key)?;
     let plan = plan::make(
         &repository,
         plan::Order {
@@ -283,10 +293,57 @@ fn prepare(way: &Way, order: &Order, verb: &str) -> Result<(Repository<Indexed>,
             original: order.original,
             measured: &offer.measured,
             rto_s: offer.system.rto_s,
+            moment,
             now: SystemClock.now(),
         },
     )?;
     Ok((repository, plan))
+}
+
+/// Base backup and log for a moment: the restore points themselves say what they reach, so their repository is
+/// opened first, and that is written down, too.
+fn at_moment(
+    way: &Way,
+    order: &Order,
+    offer: &Offer,
+    wish: &Wish,
+    to: Timestamp,
+) -> Result<(Choice, Moment), Failure> {
+    let purpose = Purpose {
+        by: order.by.clone(),
+        verb: "plan".to_owned(),
+        wish: wish.clone(),
+        target: None,
+        part: None,
+    };
+    let key = way.key(&order.system, &purpose)?;
+    let copy = order.copy.unwrap_or(if order.from.is_some() { Copy::Vault } else { Copy::Primary });
+    let folder = match (copy, &order.from) {
+        (Copy::Vault, Some(folder)) => folder.clone(),
+        (Copy::Vault, None) => {
+            let (system, sequence) = (order.system.to_string(), key.choice.point.sequence.0);
+            return Err(DrillError::NotAtHand { system, sequence }.into());
+        }
+        (Copy::Primary, _) => offer.repository.clone(),
+    };
+    let repository = open(&folder, &key)?;
+    Ok(choose_moment(
+        &repository,
+        &Asked {
+            system: order.system.as_str(),
+            candidates: &offer.candidates,
+            copy,
+            wish,
+            to,
+            profile: &offer.profile,
+        },
+    )?)
+}
+
+fn open(folder: &std::path::Path, key: &Key) -> Result<Repository<Indexed>, Failure> {
+    let context = Context { username: "kuramori".to_owned(), ..Context::system() };
+    let store = Arc::new(LocalStore::new(folder));
+    Ok(Repository::open(store, &Secret::new(key.password.as_bytes()), context)?.index()?)
 }
 
 /// The ids of the snapshots that a repository's folder has; none where it cannot be read.
@@ -319,7 +376,12 @@ fn carry_out(run: &Run, ui: &Ui) -> Outcome {
         Copy::Vault => None,
     };
     let (progress, cancel) = (Progress::default(), cancel_on_signal());
-    let how = How { accept_missing: run.accept_missing, verify: run.verify, workers: run.workers };
+    let how = How {
+        accept_missing: run.accept_missing,
+        verify: run.verify,
+        workers: run.workers,
+        leave_recovery: run.leave_recovery,
+    };
     let outcome = with_bar(ui, ui.pick("復元中", "restoring"), &progress, || {
         restore::run(&repository, &plan, how, &SystemClock, &progress, &cancel)
     });
@@ -384,6 +446,7 @@ fn table(wanted: &Table, ui: &Ui) -> Outcome {
                 superuser: &superuser,
                 database: &wanted.database,
                 table: &wanted.table,
+                moment: plan.moment.as_ref(),
                 work: &wanted.work,
                 to: &plan.target.path,
             },
@@ -431,6 +494,14 @@ fn report(done: &Done, ui: &Ui) -> Exit {
         span(ui.report_language(), done.seconds),
         done.target.display()
     ));
+    if let Some(proven) = &done.proven {
+        let word =
+            ui.pick("データベースを起動して復旧を確認しました", "the database was started and has recovered");
+        ui.line(format!("{word}: {}", proven.stopped));
+        if let Some(last) = &proven.last_transaction {
+            ui.line(format!("{}: {last}", ui.pick("最後のトランザクション", "last transaction")));
+        }
+    }
     if done.resumed {
         let word = ui.pick("前回の続きから再開しました", "went on from an earlier attempt");
         ui.line(format!("{word}: {}", Bytes(done.found_there)));
@@ -458,6 +529,7 @@ fn report(done: &Done, ui: &Ui) -> Exit {
 fn show(plan: &Plan, ui: &Ui) {
     let language = ui.report_language();
     let Choice { point, verdict, why, passed_over, reason } = &plan.choice;
+    let moment = plan.moment.as_ref();
     let place = |copy: Copy| match copy {
         Copy::Primary => ui.pick("一次バックアップ", "primary"),
         Copy::Vault => ui.pick("隔離保管庫", "vault"),
@@ -541,6 +613,12 @@ fn show(plan: &Plan, ui: &Ui) {
             if expected.own { "" } else { ui.pick("、他のシステムの値", ", of other systems") },
         ),
     };
+    if let Some(moment) = moment {
+        row("復旧する時刻", "to the time", moment.to.to_string());
+        row("到達できる範囲", "within reach", format!("{} – {}", moment.earliest, moment.latest));
+        let log = moment.log_of.map_or_else(String::new, |point| format!(" ({point})"));
+        row("WAL", "log", format!("{} – {}{log}", moment.first_segment, moment.last_segment));
+    }
     row("所要時間の見込み / 目標", "expected time / target", format!("{expected} / {rto}"));
 }
 
@@ -554,6 +632,9 @@ fn why(why: Why, ui: &Ui) -> &'static str {
         Why::BeforeTime => ("指定時刻より前", "received before the given time"),
         Why::PrimaryIsNearest => ("一次バックアップが最も近い", "the primary is the nearest copy"),
         Why::OnlyVault => ("隔離保管庫の写しを使う", "the vault's copy is used"),
+        Why::ForTime => {
+            ("指定時刻に復旧できる最新のベースバックアップ", "the newest base backup that reaches the time")
+        }
         Why::ForAReason => ("理由を記録して使用", "used for the reason given"),
     };
     pick(ui, ja, en)

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Stage,
-    postgres::{USER, programs, start},
+    postgres::{DRILL, USER, programs, start},
 };
 use crate::{DrillError, Result, cell::As};
 
@@ -44,7 +44,7 @@ pub(super) fn bring_up(stage: &Stage<'_>, pattern: &str, database: &str) -> Resu
             "--no-sync",
         ],
     )?;
-    let running = start(stage, programs, &cluster, "postgres")?;
+    let running = start(stage, programs, &cluster, "postgres", DRILL)?;
     if database != "postgres" {
         running.client("createdb", &[database])?;
     }

@@ -206,6 +206,11 @@ fn questions(stage: &Stage<'_>, ask: &dyn Fn(&str, &str) -> Result<String>) {
     }
 }
 
+/// Starts PostgreSQL on restored data until it has recovered, and ends it in order.
+pub(crate) fn postgres_recover(stage: &Stage<'_>, superuser: &str) -> Result<crate::moment::Proven> {
+    postgres::recover(stage, superuser)
+}
+
 /// Starts PostgreSQL on restored data and gives one table of it as a dump.
 pub(crate) fn postgres_table(
     stage: &Stage<'_>,

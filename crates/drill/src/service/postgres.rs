@@ -11,11 +11,16 @@ use super::{Stage, questions};
 use crate::{
     DrillError, Result,
     cell::{As, failed},
+    moment::{self, Proven},
 };
 
 /// The user that the server runs as; it refuses root.
 pub(super) const USER: &str = "postgres";
 const PORT: &str = "5432";
+/// The server's log in the stage's folder.
+const LOG: &str = "postgres.log";
+/// A drill's data is thrown away: nothing of it has to survive a power cut.
+pub(super) const DRILL: &[(&str, &str)] = &[("fsync", "off")];
 
 /// A running server.
 #[derive(Debug)]
@@ -39,7 +44,36 @@ fn prepare(stage: &Stage<'_>) -> Result<PathBuf> {
 /// Starts the server on the restored data, without any judgement.
 pub(super) fn open<'a>(stage: &'a Stage<'a>, superuser: &str) -> Result<Running<'a>> {
     let programs = prepare(stage)?;
-    start(stage, programs, stage.data, superuser)
+    start(stage, programs, stage.data, superuser, DRILL)
+}
+
+/// Recovers for good: what is left is the cluster that people will use, so everything is made durable.
+pub(super) fn recover(stage: &Stage<'_>, superuser: &str) -> Result<Proven> {
+    let programs = prepare(stage)?;
+    let running = start(stage, programs, stage.data, superuser, &[])?;
+    let recovering = running.ask("postgres", "SELECT pg_is_in_recovery()")?;
+    let timeline = running.ask("postgres", "SELECT timeline_id FROM pg_control_checkpoint()")?;
+    let data = stage.data.display().to_string();
+    stage.ask(As::User(USER), &running.program("pg_ctl"), &["stop", "-w", "-m", "fast", "-D", &data])?;
+    let log = fs_err::read_to_string(stage.run.join(LOG)).unwrap_or_default();
+    let line = |what: &str| {
+        log.lines().find_map(|line| {
+            line.split_once("LOG:  ").map(|(_, said)| said).filter(|said| said.contains(what))
+        })
+    };
+    if recovering != "f" {
+        let how = format!("did not end its recovery: {}", line("recovery").unwrap_or_default());
+        return Err(DrillError::Program { program: "postgres".to_owned(), how });
+    }
+    Ok(Proven {
+        stopped: line("recovery stopping")
+            .or_else(|| line("redo done"))
+            .unwrap_or("at the end of the log")
+            .to_owned(),
+        end: moment::end_of_recovery(stage.data).map_or_else(String::new, |end| end.to_string()),
+        last_transaction: line("last completed transaction").map(str::to_owned),
+        timeline,
+    })
 }
 
 pub(super) fn bring_up(stage: &Stage<'_>, superuser: &str) -> Result<()> {
@@ -49,7 +83,8 @@ pub(super) fn bring_up(stage: &Stage<'_>, superuser: &str) -> Result<()> {
         let output = stage.cell.run(
             As::User(USER),
             &program.display().to_string(),
-            &["-q", &stage.data.display().to_string()],
+            // The log beside it came later than the manifest; recovery judges it.
+            &["-q", "--ignore", kuramori_model::wal::FOLDER, &stage.data.display().to_string()],
         )?;
         let answer = if output.status.success() {
             "OK".to_owned()
@@ -65,9 +100,14 @@ pub(super) fn bring_up(stage: &Stage<'_>, superuser: &str) -> Result<()> {
     } else {
         stage.note("pg_verifybackup", "backup_manifest", "there is none; the files' sums are unknown", true);
     }
-    let running = start(stage, programs, stage.data, superuser)?;
+    let running = start(stage, programs, stage.data, superuser, DRILL)?;
     let recovering = running.ask("postgres", "SELECT pg_is_in_recovery()")?;
     stage.probe("query", "SELECT pg_is_in_recovery()", &recovering, Some("f".to_owned()), recovering == "f");
+    if let Some(wanted) = moment::wanted_end(stage.data) {
+        let end = moment::end_of_recovery(stage.data).map_or_else(String::new, |end| end.to_string());
+        let good = moment::reached(stage.data, &stage.run.join(LOG), wanted);
+        stage.probe("log", "where recovery ended in the kept log", end, Some(wanted.to_string()), good);
+    }
     running.read_everything()?;
     running.questions();
     Ok(())
@@ -89,10 +129,11 @@ pub(super) fn start<'a>(
     programs: PathBuf,
     data: &Path,
     superuser: &str,
+    more: &[(&str, &str)],
 ) -> Result<Running<'a>> {
     let wrong = DrillError::file("prepare PostgreSQL");
     fs_err::set_permissions(data, std::fs::Permissions::from_mode(0o700)).map_err(&wrong)?;
-    let (hba, log) = (stage.run.join("pg_hba.conf"), stage.run.join("postgres.log"));
+    let (hba, log) = (stage.run.join("pg_hba.conf"), stage.run.join(LOG));
     // Nobody but us is in the cell, and the restored passwords are not ours to know.
     fs_err::write(&hba, "local all all trust\n").map_err(&wrong)?;
     let own = stage.run.join("postgresql.conf");
@@ -115,8 +156,16 @@ pub(super) fn start<'a>(
         ("archive_mode", "off".to_owned()),
         ("shared_buffers", "64MB".to_owned()),
         ("huge_pages", "off".to_owned()),
-        ("fsync", "off".to_owned()),
+        // Nobody asks before recovery has ended; and the original's numbers of connections need not be matched.
+        ("hot_standby", "off".to_owned()),
+        ("lc_messages", "C".to_owned()),
+        ("log_min_messages", "log".to_owned()),
+        ("log_line_prefix", String::new()),
+        ("log_destination", "stderr".to_owned()),
     ] {
+        command.arg("-c").arg(format!("{name}={value}"));
+    }
+    for (name, value) in more {
         command.arg("-c").arg(format!("{name}={value}"));
     }
     if !has_own {

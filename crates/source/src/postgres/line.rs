@@ -9,7 +9,7 @@ use std::{
 
 use bytes::BytesMut;
 use postgres_protocol::message::{
-    backend::{Header, Message},
+    backend::{COPY_OUT_RESPONSE_TAG, Header, Message},
     frontend,
 };
 use rustls::{
@@ -27,6 +27,8 @@ use crate::{
 const LARGEST: usize = 64 << 20;
 /// How often a wait looks at cancellation and patience.
 const TICK: Duration = Duration::from_millis(200);
+/// `CopyBothResponse` of the frontend/backend protocol.
+const COPY_BOTH: u8 = b'W';
 /// Bytes asked of the socket at once.
 const GULP: usize = 256 << 10;
 
@@ -137,29 +139,52 @@ impl Line {
 
     /// The next message.
     pub(super) fn receive(&mut self) -> Result<Message, Error> {
+        match self.next(None)? {
+            Some(message) => Ok(message),
+            None => Err(self.broken("nothing came".into())),
+        }
+    }
+
+    /// The next message, if one comes within this time (in steps of a fifth of a second).
+    pub(super) fn receive_within(&mut self, time: Duration) -> Result<Option<Message>, Error> {
+        self.next(Some(self.control.clock.boot() + time))
+    }
+
+    fn next(&mut self, until: Option<Duration>) -> Result<Option<Message>, Error> {
         loop {
             let header = Header::parse(&self.inbox).map_err(|error| self.broken(error.to_string()))?;
             if header.is_some_and(|header| usize::try_from(header.len()).is_ok_and(|len| len > LARGEST)) {
                 return Err(self.broken("a message of more than 64 MiB".into()));
             }
+            // The start of a stream in both directions looks like that of one; the parser knows only the latter.
+            if self.inbox.first() == Some(&COPY_BOTH) {
+                self.inbox[0] = COPY_OUT_RESPONSE_TAG;
+            }
             match Message::parse(&mut self.inbox) {
-                Ok(Some(message)) => return Ok(message),
-                Ok(None) => self.fill()?,
+                Ok(Some(message)) => return Ok(Some(message)),
+                Ok(None) => {
+                    if !self.fill(until)? {
+                        return Ok(None);
+                    }
+                }
                 Err(error) => return Err(self.broken(error.to_string())),
             }
         }
     }
 
-    fn fill(&mut self) -> Result<(), Error> {
+    /// False if nothing came in time.
+    fn fill(&mut self, until: Option<Duration>) -> Result<bool, Error> {
         let before = self.inbox.len();
         self.inbox.resize(before + GULP, 0);
-        let taken = self.take(before);
-        self.inbox.truncate(before + taken.as_ref().map_or(0, |taken| *taken));
-        taken.map(|_| ())
+        let taken = self.take(before, until);
+        let count = taken.as_ref().map_or(0, |taken| taken.unwrap_or(0));
+        self.inbox.truncate(before + count);
+        taken.map(|taken| taken.is_some())
     }
 
-    fn take(&mut self, from: usize) -> Result<usize, Error> {
-        let since = self.control.clock.boot();
+    fn take(&mut self, from: usize, until: Option<Duration>) -> Result<Option<usize>, Error> {
+        // Whoever asks with a time of his own is waiting from call to call.
+        let since = if until.is_some() { Duration::ZERO } else { self.control.clock.boot() };
         loop {
             let buffer = &mut self.inbox[from..];
             let outcome = match &mut self.wire {
@@ -170,9 +195,14 @@ impl Line {
                 Ok(0) => return Err(self.lost("the server closed the connection")),
                 Ok(taken) => {
                     self.pulse.beat();
-                    return Ok(taken);
+                    return Ok(Some(taken));
                 }
-                Err(error) if is_tick(&error) => self.still_patient(since)?,
+                Err(error) if is_tick(&error) => {
+                    self.still_patient(since)?;
+                    if until.is_some_and(|until| self.control.clock.boot() >= until) {
+                        return Ok(None);
+                    }
+                }
                 Err(error) => return Err(self.lost(&error.to_string())),
             }
         }

@@ -7,6 +7,8 @@
 //! the fly into the sink ([`archive`]); compare the manifest with what came ([`manifest`]); and believe it
 //! only when the server has sent its end position and is ready for the next command.
 //!
+//! Where the register says so, the log that follows is kept as well, without a hole: [`wal`].
+//!
 //! Formats: PostgreSQL documentation, chapters "Frontend/Backend Protocol", "Streaming Replication
 //! Protocol", "Backup Manifest Format".
 //!
@@ -19,13 +21,14 @@ mod copy;
 mod line;
 mod manifest;
 mod session;
+pub mod wal;
 
 use kuramori_model::tree::Sink;
 
 use crate::{
     Control, Description, Error, Phase, Progress, Report, Source,
     config::PostgresConfig,
-    report::{Origin, Statement},
+    report::{Origin, Statement, WalOrigin},
 };
 
 /// A PostgreSQL server of version 13 or later.
@@ -38,6 +41,20 @@ impl PostgresSource {
     /// Contacts nobody yet.
     pub fn new(config: PostgresConfig) -> Self {
         Self { config }
+    }
+}
+
+/// What a point with log promises.
+fn reach(wal: &WalOrigin) -> Statement {
+    let (from, until) = (wal.earliest, wal.latest);
+    Statement {
+        ja: format!(
+            "稼働中の PostgreSQL の物理ベースバックアップと、その後の WAL。{from} から {until} までの任意の時刻に復旧できる(時刻はサーバーの時計)。"
+        ),
+        en: format!(
+            "A physical base backup of the running PostgreSQL cluster and the write-ahead log since: recovers to any \
+             time from {from} until {until} by the server's clock."
+        ),
     }
 }
 
@@ -64,6 +81,25 @@ impl Source for PostgresSource {
     fn read(&self, sink: &mut dyn Sink, control: &Control) -> Result<Report, Error> {
         let (begun, started) = (control.clock.now(), control.clock.boot());
         (control.progress)(&Progress { phase: Phase::Connecting, items: 0, bytes: 0, total: None, path: "" });
+        if let Some(wal) = &self.config.wal {
+            let (origin, tally) = wal::point::read(&self.config, wal, sink, control)?;
+            return Ok(Report {
+                items: tally.items,
+                files: tally.files,
+                bytes: tally.bytes,
+                kept: tally.kept,
+                newest: origin.wal.as_ref().map(|wal| wal.latest),
+                begun,
+                seconds: control.clock.boot().saturating_sub(started).as_secs_f64(),
+                waited_seconds: 0.0,
+                fault_count: 0,
+                felt: None,
+                faults: Vec::new(),
+                reconnects: 0,
+                consistency: origin.wal.as_ref().map_or_else(consistency, reach),
+                origin: Origin::Postgres(origin),
+            });
+        }
         let mut session = session::Session::login(&self.config, control)?;
         let backup = backup::Backup::new(&self.config, control);
         let (origin, tally) = backup.run(&mut session, sink)?;

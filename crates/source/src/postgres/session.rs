@@ -145,23 +145,42 @@ impl Session {
     /// The next message that is not an error, a notice or a setting.
     pub(super) fn receive(&mut self) -> Result<Message, Error> {
         loop {
-            match self.line.receive()? {
-                Message::ErrorResponse(body) => return Err(self.server_error(body.fields())),
-                Message::NoticeResponse(body) => {
-                    let (code, message) = fields(body.fields());
-                    tracing::warn!(server = self.line.server, code, message, "notice from the server");
-                    if self.warnings.len() < WARNINGS {
-                        self.warnings.push(message);
-                    }
-                }
-                Message::ParameterStatus(body) => {
-                    if let (Ok(name), Ok(value)) = (body.name(), body.value()) {
-                        self.parameters.insert(name.to_owned(), value.to_owned());
-                    }
-                }
-                Message::NotificationResponse(_) => {}
-                message => return Ok(message),
+            let message = self.line.receive()?;
+            if let Some(message) = self.sift(message)? {
+                return Ok(message);
             }
+        }
+    }
+
+    /// As [`Self::receive`], if one comes within this time.
+    pub(super) fn receive_within(&mut self, time: std::time::Duration) -> Result<Option<Message>, Error> {
+        loop {
+            let Some(message) = self.line.receive_within(time)? else { return Ok(None) };
+            if let Some(message) = self.sift(message)? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    fn sift(&mut self, message: Message) -> Result<Option<Message>, Error> {
+        match message {
+            Message::ErrorResponse(body) => Err(self.server_error(body.fields())),
+            Message::NoticeResponse(body) => {
+                let (code, message) = fields(body.fields());
+                tracing::warn!(server = self.line.server, code, message, "notice from the server");
+                if self.warnings.len() < WARNINGS {
+                    self.warnings.push(message);
+                }
+                Ok(None)
+            }
+            Message::ParameterStatus(body) => {
+                if let (Ok(name), Ok(value)) = (body.name(), body.value()) {
+                    self.parameters.insert(name.to_owned(), value.to_owned());
+                }
+                Ok(None)
+            }
+            Message::NotificationResponse(_) => Ok(None),
+            message => Ok(Some(message)),
         }
     }
 

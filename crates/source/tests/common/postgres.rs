@@ -51,8 +51,14 @@ pub struct Postgres {
 impl Postgres {
     /// A new cluster.
     pub fn start(settings: &str) -> Self {
+        Self::start_with(&[], settings)
+    }
+
+    /// A new cluster with more words for `initdb`.
+    pub fn start_with(words: &[&str], settings: &str) -> Self {
         let mut postgres = Self::empty();
         run(as_postgres("initdb")
+            .args(words)
             .args([
                 "--no-sync",
                 "--data-checksums",
@@ -118,7 +124,7 @@ impl Postgres {
             let log = fs_err::read_to_string(self.temp.path().join("log")).unwrap();
             let ended = self.server.as_mut().unwrap().try_wait().unwrap();
             assert!(ended.is_none(), "the server ended: {log}");
-            log.contains("database system is ready to accept connections")
+            log.contains("database system is ready to accept ")
         });
     }
 
@@ -147,6 +153,7 @@ impl Postgres {
             checkpoint: Checkpoint::Fast,
             max_rate: None,
             hold_wal: true,
+            wal: None,
             connect_within: Span(std::time::Duration::from_secs(5)),
             expect: PostgresExpect::default(),
         }

@@ -1,0 +1,558 @@
+//! One connection that streams log into the spool, timeline after timeline.
+
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use jiff::Timestamp;
+use kuramori_model::wal::{Gap, Lsn};
+use postgres_protocol::message::{backend::Message, frontend};
+
+use super::{
+    super::session::Session,
+    spool::{Growing, Spool, State},
+};
+use crate::{
+    Control, Error,
+    config::{PostgresConfig, WalConfig},
+};
+
+/// How long written bytes may wait until they are made durable.
+const SYNC: Duration = Duration::from_secs(1);
+/// How often the server is told where we are and asked where it is.
+const STATUS: Duration = Duration::from_secs(2);
+/// How long the end of a stream is waited for when we end it.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// The last commits before the server's word may still have been on their way to its disk.
+const MARGIN: jiff::SignedDuration = jiff::SignedDuration::from_secs(1);
+/// Microseconds between 1970 and PostgreSQL's year 2000.
+const EPOCH: i64 = 946_684_800_000_000;
+
+/// Streams into the folder until cancelled, or until everything before `goal` is durable. Gives false if
+/// somebody else is at work there.
+///
+/// # Errors
+/// Whatever ended the stream; it is also noted in the folder's state. The caller tries again.
+pub fn stream(
+    config: &PostgresConfig,
+    wal: &WalConfig,
+    control: &Control,
+    goal: Option<Lsn>,
+) -> Result<bool, Error> {
+    let spool = Spool::open(&wal.spool)?;
+    let Some(_alone) = spool.alone()? else { return Ok(false) };
+    let outcome = Stream::begin(config, wal, control, &spool, goal).and_then(Stream::run);
+    match outcome {
+        Err(Error::Cancelled(_)) if goal.is_none() => Ok(true),
+        Err(error) => {
+            if !matches!(error, Error::Spool(_)) {
+                spool.trouble(&error, control.clock.now())?;
+            }
+            Err(error)
+        }
+        Ok(()) => Ok(true),
+    }
+}
+
+/// Where a stream goes on.
+enum Next {
+    /// The goal is reached.
+    Done,
+    /// The timeline ended here and another begins.
+    Timeline,
+}
+
+struct Stream<'a> {
+    wal: &'a WalConfig,
+    control: &'a Control,
+    spool: &'a Spool,
+    session: Session,
+    goal: Option<Lsn>,
+    state: State,
+    /// Behind the last byte that was written, durable or not.
+    written: Lsn,
+    growing: Option<Growing>,
+    /// Everything committed before this time lies before this position.
+    claim: Option<(Lsn, Timestamp)>,
+    /// Whether this stream has put a new time to what is durable.
+    promised: bool,
+    /// Whether the server was asked for its time at the goal.
+    asked: bool,
+    synced: Duration,
+    told: Duration,
+}
+
+impl<'a> Stream<'a> {
+    fn begin(
+        config: &PostgresConfig,
+        wal: &'a WalConfig,
+        control: &'a Control,
+        spool: &'a Spool,
+        goal: Option<Lsn>,
+    ) -> Result<Self, Error> {
+        let mut session = Session::login(config, control)?;
+        session.line.what = "the write-ahead log".into();
+        let (identifier, timeline, position) = identify(&mut session)?;
+        if let Some(expected) = &config.expect.system_identifier
+            && *expected != identifier
+        {
+            return Err(Error::WrongInstance {
+                server: session.line.server.clone(),
+                what: "the system identifier",
+                expected: expected.clone(),
+                found: identifier,
+            });
+        }
+        let size = session.setting("wal_segment_size")?;
+        let segment_bytes = bytes(&size)
+            .filter(|size| size.is_power_of_two() && (1 << 20..=1 << 30).contains(size))
+            .ok_or_else(|| session.line.broken(format!("segments of `{size}`")))?;
+        let keeps = bytes(&session.setting("max_slot_wal_keep_size")?);
+        let now = control.clock.now();
+        let known = spool.state()?;
+        if let Some(known) = &known
+            && known.system_identifier != identifier
+        {
+            return Err(Error::WrongInstance {
+                server: session.line.server.clone(),
+                what: "the system identifier of the log in the spool folder",
+                expected: known.system_identifier.clone(),
+                found: identifier,
+            });
+        }
+        let fresh = known.is_none();
+        let state = known.unwrap_or(State {
+            system_identifier: identifier,
+            segment_bytes,
+            timeline,
+            flushed: position.aligned(segment_bytes),
+            until: None,
+            server_end: position,
+            seen: now,
+            keeps,
+            gaps: Vec::new(),
+            trouble: None,
+        });
+        let written = state.flushed;
+        let boot = control.clock.boot();
+        let mut stream = Self {
+            wal,
+            control,
+            spool,
+            session,
+            goal,
+            state: State { server_end: position, seen: now, keeps, ..state },
+            written,
+            growing: None,
+            claim: None,
+            promised: false,
+            asked: false,
+            synced: boot,
+            told: boot,
+        };
+        stream.make_slot()?;
+        if fresh && timeline > 1 {
+            stream.fetch_history(timeline)?;
+        }
+        stream.meet(timeline, position)?;
+        stream.spool.set_state(&stream.state)?;
+        Ok(stream)
+    }
+
+    /// The slot is there afterwards.
+    fn make_slot(&mut self) -> Result<(), Error> {
+        let command = format!("CREATE_REPLICATION_SLOT \"{}\" PHYSICAL RESERVE_WAL", self.wal.slot);
+        match self.session.command(&command) {
+            Ok(_) => Ok(()),
+            // It is there already.
+            Err(Error::Server { code, .. }) if code == "42710" => self.session.ready(),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Finds our place on the timeline that the server is on now.
+    fn meet(&mut self, theirs: u32, position: Lsn) -> Result<(), Error> {
+        let ours = self.state.timeline;
+        if theirs == ours {
+            return Ok(());
+        }
+        if theirs < ours {
+            let why = format!("the server went back from timeline {ours} to {theirs}");
+            return self.lose(theirs, position, why);
+        }
+        for timeline in ours + 1..=theirs {
+            self.fetch_history(timeline)?;
+        }
+        let name = format!("{theirs:08X}.history");
+        let history = fs_err::read_to_string(self.spool.path(&name)).map_err(Error::Spool)?;
+        let left = history.lines().find_map(|line| {
+            let mut words = line.split_whitespace();
+            (words.next()?.parse::<u32>().ok()? == ours).then(|| words.next()?.parse::<Lsn>().ok())?
+        });
+        match left {
+            Some(left) if self.state.flushed <= left => Ok(()),
+            // The old server wrote on behind the fork: that part of the log leads nowhere.
+            Some(left) => {
+                self.state.flushed = left.aligned(self.state.segment_bytes);
+                self.state.timeline = theirs;
+                self.forget_place();
+                Ok(())
+            }
+            None => {
+                let why = format!("timeline {theirs} does not come from timeline {ours}");
+                self.lose(theirs, position, why)
+            }
+        }
+    }
+
+    /// Everything between what we have and the server's position is lost: write it down and begin anew.
+    fn lose(&mut self, timeline: u32, position: Lsn, why: String) -> Result<(), Error> {
+        let bytes = self.state.segment_bytes;
+        let to = position.aligned(bytes);
+        if to < self.state.flushed {
+            // No gap: another past. Nothing that lies here fits to it.
+            return Err(Error::WrongInstance {
+                server: self.session.line.server.clone(),
+                what: "the position in its log",
+                expected: format!("{} on timeline {}", self.state.flushed, self.state.timeline),
+                found: format!("{position} on timeline {timeline} ({why})"),
+            });
+        }
+        tracing::error!(server = self.session.line.server, from = %self.state.flushed, %to, why, "write-ahead log is lost");
+        self.spool.close(self.state.timeline, self.state.flushed, bytes)?;
+        self.state.gaps.push(Gap {
+            from: self.state.flushed,
+            to,
+            reached: self.state.until.take(),
+            found: self.control.clock.now(),
+            why,
+        });
+        self.state.timeline = timeline;
+        self.state.flushed = to;
+        self.forget_place();
+        self.spool.set_state(&self.state)
+    }
+
+    /// The stream begins anew at the durable position, and nothing is claimed of it yet.
+    fn forget_place(&mut self) {
+        self.written = self.state.flushed;
+        self.growing = None;
+        self.claim = None;
+        self.state.until = None;
+        (self.promised, self.asked) = (false, false);
+    }
+
+    /// A timeline's history file, durable. A server may have thrown away those of its ancestors.
+    fn fetch_history(&mut self, timeline: u32) -> Result<(), Error> {
+        let name = format!("{timeline:08X}.history");
+        if self.spool.has(&name) {
+            return Ok(());
+        }
+        let rows = self.session.command(&format!("TIMELINE_HISTORY {timeline}"))?;
+        let Some([Some(found), Some(content)]) = rows.first().map(Vec::as_slice) else {
+            return Err(self.session.line.broken(format!("no history of timeline {timeline}")));
+        };
+        if *found != name {
+            return Err(self.session.line.broken(format!("`{found}` instead of `{name}`")));
+        }
+        self.spool.place(&name, content.as_bytes())
+    }
+
+    fn run(mut self) -> Result<(), Error> {
+        loop {
+            match self.copy()? {
+                Next::Done => {
+                    self.session.bye();
+                    return Ok(());
+                }
+                Next::Timeline => {}
+            }
+        }
+    }
+
+    /// Streams the current timeline to its end, or for ever.
+    fn copy(&mut self) -> Result<Next, Error> {
+        let timeline = self.state.timeline;
+        let from = self.state.flushed.aligned(self.state.segment_bytes);
+        self.session.ask(&format!(
+            "START_REPLICATION SLOT \"{}\" PHYSICAL {from} TIMELINE {timeline}",
+            self.wal.slot
+        ))?;
+        match self.session.receive() {
+            Ok(Message::CopyOutResponse(_)) => {}
+            // Nothing is left on this timeline.
+            Ok(Message::RowDescription(_)) => return self.turn(),
+            Ok(other) => return Err(self.session.unexpected(&other, "the start of the log")),
+            Err(error) => return self.refused(error),
+        }
+        self.written = from;
+        self.growing = None;
+        loop {
+            let left = SYNC.saturating_sub(self.control.clock.boot().saturating_sub(self.synced));
+            match self.session.receive_within(left.max(Duration::from_millis(10))) {
+                Ok(Some(Message::CopyData(body))) => self.take(&body.into_bytes())?,
+                Ok(Some(Message::CopyDone)) => {
+                    self.sync()?;
+                    self.done()?;
+                    return self.turn();
+                }
+                Ok(Some(other)) => return Err(self.session.unexpected(&other, "log")),
+                Ok(None) => self.session.line.cancelled()?,
+                Err(error) => {
+                    // What came before the end is worth keeping, and nobody is there to be told.
+                    if let Some(growing) = &self.growing {
+                        growing.sync()?;
+                    }
+                    self.note()?;
+                    return self.refused(error);
+                }
+            }
+            let now = self.control.clock.boot();
+            if now.saturating_sub(self.synced) >= SYNC {
+                self.sync()?;
+            }
+            if self.goal.is_some_and(|goal| goal <= self.written) && (self.claim.is_some() || !self.asked) {
+                self.asked = true;
+                self.sync()?;
+            }
+            if self.reached() {
+                return self.leave();
+            }
+            if now.saturating_sub(self.told) >= STATUS {
+                self.tell(true)?;
+            }
+        }
+    }
+
+    /// A position alone is not enough: a point also says until which time it has everything.
+    fn reached(&self) -> bool {
+        self.promised && self.goal.is_some_and(|goal| goal <= self.state.flushed)
+    }
+
+    /// What the server's refusal means for the log: a segment that was removed, or a slot that was overtaken,
+    /// is a gap; everything else ends the stream.
+    fn refused(&mut self, error: Error) -> Result<Next, Error> {
+        let Error::Server { code, message, .. } = &error else { return Err(error) };
+        if !(code == "58P01" || code == "55000" && message.contains("slot")) {
+            return Err(error);
+        }
+        let why = message.clone();
+        self.session.ready()?;
+        // Such a slot holds nothing any more, even where it can still be used.
+        self.session.ask(&format!("DROP_REPLICATION_SLOT \"{}\"", self.wal.slot))?;
+        self.session.ready()?;
+        self.make_slot()?;
+        self.restart(why)
+    }
+
+    fn restart(&mut self, why: String) -> Result<Next, Error> {
+        let (_, timeline, position) = identify(&mut self.session)?;
+        // Twice at the same place leads nowhere.
+        if self.state.gaps.last().is_some_and(|gap| gap.to == position.aligned(self.state.segment_bytes)) {
+            return Err(self.session.line.lost(&why));
+        }
+        self.state.server_end = position;
+        self.lose(timeline, position, why)?;
+        Ok(Next::Timeline)
+    }
+
+    /// The timeline that follows.
+    fn turn(&mut self) -> Result<Next, Error> {
+        let rows = self.session.rows()?;
+        self.session.ready()?;
+        let Some([Some(next), Some(at)]) = rows.first().map(Vec::as_slice) else {
+            return Err(self.session.line.lost("the server ended the stream"));
+        };
+        let timeline: u32 =
+            next.parse().map_err(|_| self.session.line.broken(format!("timeline `{next}`")))?;
+        let at = lsn(&self.session, at)?;
+        if at < self.state.flushed.aligned(self.state.segment_bytes) {
+            return Err(self.session.line.broken(format!("timeline {timeline} begins in the past, at {at}")));
+        }
+        if self.written < at {
+            return Err(self.session.line.broken(format!("the log ends at {} before {at}", self.written)));
+        }
+        self.fetch_history(timeline)?;
+        (_, _, self.state.server_end) = identify(&mut self.session)?;
+        tracing::warn!(server = self.session.line.server, timeline, %at, "the server is on a new timeline");
+        self.state.timeline = timeline;
+        // The new timeline's segment begins with a copy of the old one's; it has to come first.
+        self.state.flushed = at.aligned(self.state.segment_bytes);
+        self.forget_place();
+        self.spool.set_state(&self.state)?;
+        Ok(Next::Timeline)
+    }
+
+    /// One message of the stream.
+    fn take(&mut self, data: &[u8]) -> Result<(), Error> {
+        let short = || "a short message in the log's stream".to_owned();
+        let number =
+            |at: usize| -> Option<u64> { Some(u64::from_be_bytes(data.get(at..at + 8)?.try_into().ok()?)) };
+        self.state.seen = self.control.clock.now();
+        match data.first() {
+            Some(b'w') => {
+                let (Some(start), Some(end), Some(sent)) = (number(1), number(9), number(17)) else {
+                    return Err(self.session.line.broken(short()));
+                };
+                if start != self.written.0 {
+                    let (found, wanted) = (Lsn(start), self.written);
+                    return Err(self
+                        .session
+                        .line
+                        .broken(format!("log from {found} where {wanted} has to follow")));
+                }
+                self.write(&data[25..])?;
+                self.state.server_end = self.state.server_end.max(Lsn(end));
+                if self.written.0 >= end {
+                    self.claim = time(sent).map(|time| (self.written, time - MARGIN));
+                }
+                Ok(())
+            }
+            Some(b'k') => {
+                let (Some(end), Some(sent), Some(wanted)) = (number(1), number(9), data.get(17)) else {
+                    return Err(self.session.line.broken(short()));
+                };
+                self.state.server_end = self.state.server_end.max(Lsn(end));
+                // A stream that has only begun has sent everything, too: up to its own start.
+                if end <= self.written.0 && self.state.server_end <= self.written {
+                    self.claim = time(sent).map(|time| (self.written, time - MARGIN));
+                }
+                if *wanted != 0 {
+                    self.sync()?;
+                    self.tell(false)?;
+                }
+                Ok(())
+            }
+            _ => Err(self.session.line.broken("an unknown message in the log's stream".into())),
+        }
+    }
+
+    fn write(&mut self, mut data: &[u8]) -> Result<(), Error> {
+        let bytes = self.state.segment_bytes;
+        while !data.is_empty() {
+            let at = self.written.0 % bytes;
+            if self.growing.is_none() {
+                let number = self.written.segment(bytes);
+                self.growing = Some(self.spool.grow(self.state.timeline, number, bytes)?);
+            }
+            let Some(growing) = &self.growing else { break };
+            let most = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(data.len());
+            growing.write(at, &data[..most])?;
+            self.written = Lsn(self.written.0 + most as u64);
+            data = &data[most..];
+            if self.written.0.is_multiple_of(bytes) {
+                if let Some(growing) = self.growing.take() {
+                    self.spool.finish(&growing)?;
+                }
+                self.durable()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes everything that was written durable, then the note of it, and only then says so.
+    fn sync(&mut self) -> Result<(), Error> {
+        self.synced = self.control.clock.boot();
+        if let Some(growing) = &self.growing
+            && self.written > self.state.flushed
+        {
+            growing.sync()?;
+        }
+        self.durable()
+    }
+
+    fn durable(&mut self) -> Result<(), Error> {
+        let new = self.note()?;
+        if new || !self.promised {
+            self.tell(!self.promised)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down how far everything is durable; whether that changed.
+    fn note(&mut self) -> Result<bool, Error> {
+        let mut new = self.state.flushed < self.written;
+        self.state.flushed = self.state.flushed.max(self.written);
+        if let Some((at, time)) = self.claim
+            && at <= self.state.flushed
+        {
+            new |= self.state.until != Some(time);
+            // A clock that was set back must not make what was promised smaller.
+            self.state.until = self.state.until.max(Some(time));
+            self.promised = true;
+            self.claim = None;
+        }
+        new |= self.state.trouble.take().is_some();
+        if new {
+            self.spool.set_state(&self.state)?;
+        }
+        Ok(new)
+    }
+
+    /// A standby's status update: written, durable, applied (nothing), our time, whether to answer.
+    fn tell(&mut self, answer: bool) -> Result<(), Error> {
+        self.told = self.control.clock.boot();
+        let mut body = BytesMut::with_capacity(34);
+        body.put_u8(b'r');
+        body.put_u64(self.written.max(self.state.flushed).0);
+        body.put_u64(self.state.flushed.0);
+        body.put_u64(0);
+        body.put_i64(self.control.clock.now().as_microsecond() - EPOCH);
+        body.put_u8(u8::from(answer));
+        let mut out = BytesMut::new();
+        frontend::CopyData::new(body.freeze())
+            .map_err(|error| Error::Config(error.to_string()))?
+            .write(&mut out);
+        self.session.line.send(&out)
+    }
+
+    fn done(&mut self) -> Result<(), Error> {
+        let mut out = BytesMut::new();
+        frontend::copy_done(&mut out);
+        self.session.line.send(&out)
+    }
+
+    /// Ends the stream in order, so that the slot is free at once.
+    fn leave(&mut self) -> Result<Next, Error> {
+        self.done()?;
+        let until = self.control.clock.boot() + FAREWELL;
+        while self.control.clock.boot() < until {
+            match self.session.receive_within(Duration::from_millis(200))? {
+                Some(Message::ReadyForQuery(_)) => break,
+                _ => self.session.line.cancelled()?,
+            }
+        }
+        Ok(Next::Done)
+    }
+}
+
+/// The cluster's identifier, its timeline and where its log ends.
+pub(super) fn identify(session: &mut Session) -> Result<(String, u32, Lsn), Error> {
+    let rows = session.command("IDENTIFY_SYSTEM")?;
+    let cell = |n: usize| rows.first().and_then(|row| row.get(n)?.clone()).unwrap_or_default();
+    let timeline = cell(1).parse().map_err(|_| session.line.broken("no timeline".into()))?;
+    Ok((cell(0), timeline, lsn(session, &cell(2))?))
+}
+
+pub(super) fn lsn(session: &Session, text: &str) -> Result<Lsn, Error> {
+    text.parse().map_err(|error: kuramori_model::wal::BadLsn| session.line.broken(error.to_string()))
+}
+
+/// The server's microseconds since 2000.
+fn time(sent: u64) -> Option<Timestamp> {
+    Timestamp::from_microsecond(i64::try_from(sent).ok()?.checked_add(EPOCH)?).ok()
+}
+
+/// A setting's size as `SHOW` writes it; none for `-1`, without limit.
+fn bytes(text: &str) -> Option<u64> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..split].parse().ok()?;
+    let shift = match text[split..].trim() {
+        "" | "B" => 0,
+        "kB" => 10,
+        "MB" => 20,
+        "GB" => 30,
+        "TB" => 40,
+        _ => return None,
+    };
+    number.checked_mul(1 << shift)
+}
