@@ -115,10 +115,23 @@ fn daemons() -> BTreeSet<String> {
     processes
         .flatten()
         .filter(|process| fs_err::read_link(process.path().join("ns/net")).ok() == own)
+        .filter(|process| !another_tests(&fs_err::read(process.path().join("environ")).unwrap_or_default()))
         .filter_map(|process| fs_err::read_to_string(process.path().join("comm")).ok())
         .map(|name| name.trim().to_owned())
         .filter(|name| DAEMONS.contains(&name.as_str()))
         .collect()
+}
+
+/// Whether a process with this environment was started by a test of another name than the one we run in.
+/// Tests that run beside a lab have peers in the machine's own network; those of ours stay ours.
+fn another_tests(environment: &[u8]) -> bool {
+    const MARKS: [&str; 2] = ["NEXTEST_RUN_ID", "NEXTEST_TEST_NAME"];
+    let theirs = MARKS.map(|mark| {
+        environment.split(|byte| *byte == 0).find_map(|line| {
+            Some(std::str::from_utf8(line).ok()?.strip_prefix(mark)?.strip_prefix('=')?.to_owned())
+        })
+    });
+    theirs[0].is_some() && theirs != MARKS.map(|mark| std::env::var(mark).ok())
 }
 
 /// Ports that a service would own. Ephemeral ones belong to whatever test runs beside us.
@@ -149,6 +162,14 @@ mod tests {
         let after = HostFingerprint { links: line("eth1"), ..Default::default() };
         assert_eq!(before.differences(&after), ["links: + eth1", "links: - eth0"]);
         assert!(before.differences(&before).is_empty());
+    }
+
+    #[test]
+    fn what_another_test_started_is_not_the_machines() {
+        assert!(!another_tests(b"PATH=/bin\0HOME=/\0"));
+        assert!(another_tests(b"PATH=/bin\0NEXTEST_RUN_ID=other\0NEXTEST_TEST_NAME=other\0"));
+        let own = fs_err::read("/proc/self/environ").unwrap();
+        assert!(!another_tests(&own), "what we start is ours");
     }
 
     #[test]

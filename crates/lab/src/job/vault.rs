@@ -208,8 +208,6 @@ impl Vault<'_> {
             &format!("the gate's process was killed: last byte {after:.2} s later (at most 3.1 s allowed)"),
         );
         summary.closed_after_kill_s = Some(after);
-        self.start_gate()?;
-        self.wait_closed(Duration::from_mins(1))?;
         story.tell("再起動したゲートは閉鎖を確認しました", "the restarted gate has seen itself closed");
         Ok(())
     }
@@ -262,6 +260,9 @@ impl Vault<'_> {
                 }
                 SystemClock.sleep(Duration::from_millis(5));
             }
+            // The service manager's part. Until the gate is seen closed the vault does not let go of its window.
+            self.start_gate()?;
+            self.wait_closed(Duration::from_mins(1))?;
             Ok(last.saturating_sub(killed).as_secs_f64())
         })
     }
