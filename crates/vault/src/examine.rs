@@ -77,7 +77,7 @@ impl Vault {
             .iter()
             .filter(|point| point.state == PointState::Complete && point.sequence > done)
             .collect();
-        let Some(last) = fresh.last() else { return Ok(()) };
+        let Some(last) = fresh.iter().map(|point| point.sequence).max() else { return Ok(()) };
         let days = self.config.lock.as_ref().map_or(0, |lock| lock.days);
         locks.prepare(name)?;
         let indexed = open(&self.folder, &self.config, name)?.index().map_err(Error::repository(name))?;
@@ -105,7 +105,7 @@ impl Vault {
             &serde_json::json!({ "repository": name, "packs": files.iter().filter(|f| f.kind == Kind::Data).count(),
                 "points": snapshots.len(), "days": days }),
         )?;
-        self.register.set_locked_up_to(name, last.sequence)
+        self.register.set_locked_up_to(name, last)
     }
 
     /// A person has cleared alarms: repositories without one may lose expired files again.

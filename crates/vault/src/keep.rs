@@ -71,8 +71,10 @@ impl Keep<'_> {
         let complete: Vec<_> = points.iter().filter(|point| point.state == PointState::Complete).collect();
         let held: Vec<Held> = complete
             .iter()
-            .map(|point| Held {
-                sequence: point.sequence,
+            .zip(1..)
+            .map(|(point, rank)| Held {
+                // Its place in the vault's order, which is not always the number that it was given.
+                sequence: Sequence(rank),
                 received: point.received,
                 age: Register::age(&now, point.received_s),
                 complete: !point.partial,
@@ -86,7 +88,9 @@ impl Keep<'_> {
             removed_today: self.register.removals_today(name, &now)?,
             suspended: now.suspicious(),
         };
-        let remove = plan(&held, &self.retention, &circumstances).remove;
+        let ranks = plan(&held, &self.retention, &circumstances).remove;
+        let at = |rank: &Sequence| usize::try_from(rank.0 - 1).ok().and_then(|at| complete.get(at));
+        let remove: Vec<Sequence> = ranks.iter().filter_map(at).map(|point| point.sequence).collect();
         let mut kept = Kept {
             repository: name.to_owned(),
             points: complete.len() - remove.len(),

@@ -39,10 +39,11 @@ pub use windows::WindowRow;
 use crate::error::{Error, Result};
 
 /// The steps of the register's form; what was released is never changed, the file keeps each text's SHA-384.
-const STEPS: [(i64, &str, &str); 3] = [
+const STEPS: [(i64, &str, &str); 4] = [
     (1, "register", include_str!("../migrations/0001_register.sql")),
     (2, "confirmed", include_str!("../migrations/0002_confirmed.sql")),
     (3, "approvals", include_str!("../migrations/0003_approvals.sql")),
+    (4, "listed", include_str!("../migrations/0004_listed.sql")),
 ];
 
 fn migrations() -> Migrator {

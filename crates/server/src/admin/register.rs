@@ -101,6 +101,7 @@ pub(super) async fn edit(
     }
     app.catalog.edit_system(&system, seen.version).await?;
     app.event("admin", "system.edited", Some(&id), &serde_json::json!({})).await?;
+    app.export_control().await?;
     app.work.notify_one();
     Ok(Json(app.catalog.system(&id).await?))
 }
@@ -110,6 +111,7 @@ pub(super) async fn remove(State(app): State<App>, Path(id): Path<SystemId>) -> 
     app.logins.revoke(&app.catalog, id.as_str()).await?;
     app.logins.revoke(&app.catalog, &results::shelf(&id)).await?;
     app.event("admin", "system.removed", None, &serde_json::json!({ "system": id })).await?;
+    app.export_control().await?;
     Ok(Json(serde_json::json!({ "removed": id })))
 }
 

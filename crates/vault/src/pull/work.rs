@@ -69,7 +69,12 @@ impl Pull<'_> {
                 let mut findings = Vec::new();
                 let frozen = self.list(&name, source, &mut findings);
                 gather(&mut lock(found), findings);
-                lock(board).freeze(task.repository, frozen?);
+                let frozen = frozen?;
+                if let Some(window) = self.window {
+                    let named: Vec<_> = frozen.snapshots.iter().map(|(id, _)| *id).collect();
+                    self.register.listed(&name, &named, window)?;
+                }
+                lock(board).freeze(task.repository, frozen);
             }
             Some((kind, id, size)) => {
                 self.transfer(source, &name, kind, id, size)?;
