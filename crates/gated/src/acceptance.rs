@@ -27,8 +27,6 @@ use kuramori_model::{
 
 use crate::config::Config;
 
-/// A switch may take some seconds until its port is really down or up.
-const SETTLE: Duration = Duration::from_secs(20);
 /// The device answers again after a restart within this time.
 const RESTART: Duration = Duration::from_mins(10);
 /// After a restart it must stay closed for this long.
@@ -42,6 +40,8 @@ pub(crate) struct Wanted {
     pub(crate) reboot: Option<String>,
     /// How long a dead-man may take.
     pub(crate) patience: Duration,
+    /// A switch may take some seconds until its port is really down or up.
+    pub(crate) settle: Duration,
 }
 
 struct Bench<'a> {
@@ -196,7 +196,7 @@ impl Bench<'_> {
     /// Orders closed and waits for the effect. Only a holder opens.
     fn order(&mut self) -> Result<f64, String> {
         let done = self.layer.close().map_err(|error| chain(&error));
-        let settled = self.settle(LayerState::Closed, SETTLE);
+        let settled = self.settle(LayerState::Closed, self.wanted.settle);
         done.and(settled)
     }
 
@@ -204,7 +204,9 @@ impl Bench<'_> {
         // A port that was just shut may take a moment to say so.
         let start = SystemClock.boot();
         let mut reading = self.layer.observe();
-        while reading.state == LayerState::Unknown && SystemClock.boot().saturating_sub(start) < SETTLE {
+        while reading.state == LayerState::Unknown
+            && SystemClock.boot().saturating_sub(start) < self.wanted.settle
+        {
             SystemClock.sleep(Duration::from_millis(200));
             reading = self.layer.observe();
         }
@@ -250,7 +252,7 @@ impl Bench<'_> {
                 return None;
             }
         };
-        match self.settle(LayerState::Open, SETTLE) {
+        match self.settle(LayerState::Open, self.wanted.settle) {
             Ok(seconds) if first => {
                 self.note(Trial::Opens, Outcome::Passed, Some(seconds), "open".to_owned());
             }

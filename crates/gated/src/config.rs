@@ -45,6 +45,9 @@ pub(crate) struct Config {
     /// The lease's time to live.
     #[serde(default = "three")]
     pub(crate) ttl_seconds: u32,
+    /// How long it may take until closed is proven; then the gate is `fault_open` and latched.
+    #[serde(default = "ten")]
+    pub(crate) verify_seconds: u64,
     /// Open path within 24 hours at most.
     #[serde(default = "hour")]
     pub(crate) daily_budget_seconds: u64,
@@ -72,6 +75,10 @@ const fn three() -> u32 {
     3
 }
 
+const fn ten() -> u64 {
+    10
+}
+
 const fn hour() -> u64 {
     3600
 }
@@ -86,6 +93,7 @@ impl Config {
 
     fn validate(&self) -> anyhow::Result<()> {
         ensure!((1..=3).contains(&self.ttl_seconds), "`ttl_seconds` must be 1, 2 or 3");
+        ensure!((3..=10).contains(&self.verify_seconds), "`verify_seconds` must be 3 to 10");
         ensure!(self.daily_budget_seconds <= 86_400, "`daily_budget_seconds` is more than a day has");
         ensure!(!self.allowed_uids.is_empty(), "`allowed_uids` names nobody");
         ensure!(!self.observer_uids.is_empty(), "`observer_uids` names nobody");
@@ -161,6 +169,7 @@ impl Config {
             flows: self.flow.clone(),
             ttl_s: self.ttl_seconds,
             renew_ms: self.renew_ms(),
+            verify_ms: self.verify_seconds * 1000,
             daily_budget_s: self.daily_budget_seconds,
             ..Policy::new(BootId::new(&boot)?)
         })

@@ -55,6 +55,9 @@ struct Arguments {
     /// With `--acceptance`: how many seconds a dead-man may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(4..=900))]
     dead_man_within: u64,
+    /// With `--acceptance`: how many seconds the device may take to do what it is told.
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u64).range(3..=120))]
+    settle_within: u64,
     /// Used by `--acceptance`: open one layer and renew it until killed.
     #[arg(long, hide = true, value_name = "LAYER", value_parser = layer)]
     hold: Option<Layer>,
@@ -96,7 +99,8 @@ fn main() -> ExitCode {
     let tried = match (arguments.acceptance, arguments.hold) {
         (Some(layer), _) => {
             let patience = Duration::from_secs(arguments.dead_man_within);
-            let wanted = acceptance::Wanted { layer, reboot: arguments.reboot_command, patience };
+            let settle = Duration::from_secs(arguments.settle_within);
+            let wanted = acceptance::Wanted { layer, reboot: arguments.reboot_command, patience, settle };
             Some(acceptance::accept(&config, &arguments.config, &wanted))
         }
         (None, Some(layer)) => Some(acceptance::hold(&config, layer)),

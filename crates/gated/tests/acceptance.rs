@@ -34,7 +34,7 @@ fn the_packet_filter_is_tested_and_the_record_makes_the_claim() {
     let mut rig = Rig::new();
     rig.serve_primary();
     rig.start_snmpd();
-    let setup = Setup { switch: true, declared: "[]", ..Setup::default() };
+    let setup = Setup { switch: true, declared: "[]", ttl: 1, ..Setup::default() };
     {
         let _gated = rig.gated(&setup);
         let _observed = rig.observed(&[]);
@@ -45,10 +45,10 @@ fn the_packet_filter_is_tested_and_the_record_makes_the_claim() {
     let record = accept(&rig, &setup, "--acceptance A --dead-man-within 10");
     assert!(record.passed(), "{record:#?}");
     let seconds = record.dead_man_s.unwrap();
-    assert!(seconds <= 3.6, "the lease ends within 3 s, and the read-back sees it soon after: {seconds}");
+    assert!(seconds <= 1.6, "the lease ends within 1 s, and the read-back sees it soon after: {seconds}");
     Rig::evidence(
         "gate-acceptance-a",
-        &rig::figures("layer A closes by itself, read back", 0, vec![seconds]),
+        &rig::figures("layer A closes by itself, lease 1 s, read back", 0, vec![seconds]),
     );
     let gated = rig.gated(&setup);
     let observed = rig.observed(&[]);
@@ -68,10 +68,12 @@ fn the_packet_filter_is_tested_and_the_record_makes_the_claim() {
 fn a_port_without_a_dead_man_passes_and_claims_none_and_a_restart_that_opens_it_fails() {
     let mut rig = Rig::new();
     rig.start_snmpd();
-    let setup = Setup { switch: true, ..Setup::default() };
+    let setup = Setup { switch: true, ttl: 1, ..Setup::default() };
     let sw = rig.ns("sw");
     let restart = |state: &str| {
-        format!("--acceptance C --dead-man-within 4 --reboot-command \"ip -n {sw} link set port2 {state}\"")
+        format!(
+            "--acceptance C --dead-man-within 4 --settle-within 6 --reboot-command \"ip -n {sw} link set port2 {state}\""
+        )
     };
     let record = accept(&rig, &setup, &restart("down"));
     assert!(record.passed() && record.dead_man_s.is_none(), "{record:#?}");
@@ -88,7 +90,7 @@ fn a_port_without_a_dead_man_passes_and_claims_none_and_a_restart_that_opens_it_
     rig.stop_snmpd();
     rig::sh(&format!("ip -n {sw} link set port2 up"));
     rig.start_lying_snmpd();
-    let record = accept(&rig, &setup, "--acceptance C --dead-man-within 4");
+    let record = accept(&rig, &setup, "--acceptance C --dead-man-within 4 --settle-within 6");
     assert!(!record.passed(), "{record:#?}");
     assert_eq!(outcome(&record, Trial::Closes), Outcome::Failed);
 }
@@ -115,6 +117,6 @@ fn a_switch_that_watches_the_lease_by_ping_has_a_dead_man_and_a_lying_one_fails(
     rig.exec("sw", "ip link set port2 up");
     console.serve("host");
     console.spoil("lies");
-    let record = accept(&rig, &setup, "--acceptance C --dead-man-within 4");
+    let record = accept(&rig, &setup, "--acceptance C --dead-man-within 4 --settle-within 6");
     assert!(!record.passed() && outcome(&record, Trial::Closes) == Outcome::Failed, "{record:#?}");
 }

@@ -65,7 +65,7 @@ fn the_port_opens_and_closes_with_the_window_and_a_dead_agent_is_never_closed() 
     assert_eq!(view.answered.value, Some(vec![]));
 
     let (mut opens, mut closes) = (Vec::new(), Vec::new());
-    for _ in 0..if rig::long() { 10 } else { 2 } {
+    for _ in 0..if rig::long() { 10 } else { 1 } {
         let start = rig::now_ms();
         let window = rig.open(60);
         opens.push((rig::now_ms() - start) as f64 / 1000.0);
@@ -178,6 +178,7 @@ fn a_port_by_ssh_opens_and_closes_with_the_window_and_a_changed_host_key_closes_
     assert!(rig.status().unwrap().claim.offline);
     let answers = || rig.exec("sw", "ping -c1 -W1 192.0.2.1").0;
     assert!(!answers(), "the switch's ping is not answered at rest");
+    rig.wait_state("closed_verified", 15);
     let window = rig.open(60);
     assert!(port_up(&rig) && answers());
     let stream = rig.pull();

@@ -84,7 +84,7 @@ impl Rig {
         let mut text = format!(
             "state_dir = \"{state}\"\nsocket = \"{socket}\"\nallowed_uids = [{uid}]\n\
              observer_socket = \"{observer}\"\nobserver_uids = [0]\nvault_keys = [\"{key}\"]\n\
-             officer_keys = [\"{one}\", \"{two}\"]\nrelease_quorum = 2\nttl_seconds = {ttl}\n\
+             officer_keys = [\"{one}\", \"{two}\"]\nrelease_quorum = 2\nttl_seconds = {ttl}\nverify_seconds = {verify}\n\
              dead_man_tested = {declared}\n\n[[flow]]\npurpose = \"pull\"\nsource = \"{PULLER}\"\npeer = \"{PRIMARY}\"\n\n\
              [packet_filter]\n{poll}inside = \"pul0\"\noutside = \"v0\"\nprogram = \"{nft}\"\nforeign_tables = {foreign:?}\n\n\
              [[packet_filter.management]]\ninterface = \"mgt0\"\nnetwork = \"192.0.2.0/28\"\nudp = [161]\n\
@@ -97,6 +97,8 @@ impl Rig {
             one = self.officers[0].public(),
             two = self.officers[1].public(),
             ttl = setup.ttl,
+            // The default where the whole is measured, less where a test only waits for what comes after it.
+            verify = if super::long() { 10 } else { 5 },
             declared = setup.declared,
             nft = setup.nft,
             foreign = setup.foreign,
@@ -163,7 +165,7 @@ impl Rig {
             self.ns("pul")
         );
         fs_err::write(&config, text).unwrap();
-        self.process(observed_binary(), &config, "observed.log", &[])
+        self.process(sibling("kuramori-observed"), &config, "observed.log", &[])
     }
 
     fn process(
@@ -250,7 +252,10 @@ impl Rig {
         let window = token.token.window;
         match self.ask(&Request::Open { token: Box::new(token) }) {
             Some(Reply::Status(_)) => {}
-            other => panic!("not taken: {other:#?}"),
+            other => {
+                let log = fs_err::read_to_string(self.path("gated.log")).unwrap_or_default();
+                panic!("not taken: {other:#?}\n{log}")
+            }
         }
         self.wait_state("open", 30);
         window
@@ -303,13 +308,13 @@ impl Rig {
     }
 }
 
-/// The observer's program lies beside ours; it is built if somebody runs only this package's tests.
-fn observed_binary() -> PathBuf {
-    let path = PathBuf::from(env!("CARGO_BIN_EXE_kuramori-gated")).with_file_name("kuramori-observed");
+/// Another program of ours lies beside the gate's; it is built if somebody runs only this package's tests.
+pub(crate) fn sibling(name: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_BIN_EXE_kuramori-gated")).with_file_name(name);
     if !path.exists() {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let done = Command::new(cargo)
-            .args(["build", "-q", "-p", "kuramori-observed", "--manifest-path"])
+            .args(["build", "-q", "-p", name, "--manifest-path"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
             .env("CARGO_TARGET_DIR", target())
             .status()

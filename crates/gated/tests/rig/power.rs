@@ -72,6 +72,8 @@ impl Outlet {
         fs_err::write(&program, line).unwrap();
         super::sh(&format!("chmod 755 {}", program.display()));
         fs_err::write(&state, "on").unwrap();
+        // What an earlier one was told.
+        let _ = fs_err::remove_file(&log);
         Self { program, state, log, object_id }
     }
 
