@@ -161,6 +161,14 @@ pub enum ActuatorFault {
         /// The key's fingerprint.
         found: String,
     },
+    /// The management controller could not be asked, or said no.
+    #[error("the management controller {address}: {what}")]
+    Controller {
+        /// Its address.
+        address: String,
+        /// What happened.
+        what: String,
+    },
     /// It is not the device or port that we were told to control.
     #[error("this is not the port that was configured: {0}")]
     Identity(String),
@@ -177,6 +185,7 @@ impl Fault for ActuatorFault {
             Self::Program { .. } => "gate.program-failed",
             Self::Switch { .. } => "gate.switch",
             Self::HostKey { .. } => "gate.switch-host-key",
+            Self::Controller { .. } => "gate.controller",
             Self::Identity(_) => "gate.switch-identity",
             Self::Unusable(_) => "gate.layer-unusable",
         }
@@ -184,7 +193,7 @@ impl Fault for ActuatorFault {
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Timeout { .. } | Self::Switch { .. } => Kind::Retry,
+            Self::Timeout { .. } | Self::Switch { .. } | Self::Controller { .. } => Kind::Retry,
             _ => Kind::Fix,
         }
     }

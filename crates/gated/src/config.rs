@@ -9,6 +9,7 @@ use kuramori_gate::{
     driver::{
         nft::{Nft, NftConfig},
         power::{Power, PowerConfig},
+        redfish::{Redfish, RedfishConfig},
         ssh::{Ssh, SshConfig},
         switch::{Switch, SwitchConfig},
     },
@@ -63,8 +64,10 @@ pub(crate) struct Config {
     pub(crate) switch: Option<SwitchConfig>,
     /// Layer C by the switch's command line.
     pub(crate) switch_ssh: Option<SshConfig>,
-    /// Layer D.
+    /// Layer D by a power distribution unit.
     pub(crate) power: Option<PowerConfig>,
+    /// Layer D by a management controller.
+    pub(crate) redfish: Option<RedfishConfig>,
 }
 
 const fn two() -> usize {
@@ -111,6 +114,7 @@ impl Config {
             self.switch.is_none() || self.switch_ssh.is_none(),
             "`switch` and `switch_ssh` are two ways to one port: configure one"
         );
+        ensure!(self.power.is_none() || self.redfish.is_none(), "configure one of `power` and `redfish`");
         Ok(())
     }
 
@@ -136,6 +140,12 @@ impl Config {
                 Err(error) => Box::new(Broken::new(Layer::D, power.sys_name.clone(), chain(&error))),
             });
         }
+        if let Some(redfish) = &self.redfish {
+            layers.push(match Redfish::new(redfish.clone()) {
+                Ok(redfish) => Box::new(redfish),
+                Err(error) => Box::new(Broken::new(Layer::D, redfish.uuid.clone(), chain(&error))),
+            });
+        }
         layers
     }
 
@@ -146,7 +156,7 @@ impl Config {
             Layer::C => {
                 format!("{:?} {:?} {:?}", self.switch, self.switch_ssh, self.packet_filter.ping_poll)
             }
-            Layer::D => format!("{:?}", self.power),
+            Layer::D => format!("{:?} {:?}", self.power, self.redfish),
             _ => String::new(),
         }
     }

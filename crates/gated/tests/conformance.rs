@@ -11,12 +11,13 @@ use kuramori_gate::{
     driver::{
         nft::{Nft, NftConfig},
         power::{Family, Power, PowerConfig},
+        redfish::{Redfish, RedfishConfig},
         ssh::{Ssh, SshConfig},
         switch::{Switch, SwitchConfig},
     },
 };
 use kuramori_model::gate::LayerState;
-use rig::{PRIMARY, PULLER, Rig, console::Console, inside, now_ms, power::Outlet};
+use rig::{PRIMARY, PULLER, Rig, bmc::Controller, console::Console, inside, now_ms, power::Outlet};
 
 fn lease() -> Lease {
     Lease { source: PULLER, peer: PRIMARY, window_s: 60, ttl_s: 1 }
@@ -348,4 +349,42 @@ fn an_outlet_of_another_family_or_without_a_state_is_refused_and_a_lying_one_is_
     .join()
     .unwrap();
     assert!(!outlet.commands().is_empty());
+}
+
+#[test]
+fn power_by_redfish_conforms_late_answers_and_strangers_included() {
+    let rig = Rig::new();
+    let mut controller = Controller::start(&rig);
+    let config: RedfishConfig = toml::from_str(&controller.config()).unwrap();
+    let ns = rig.ns("vlt");
+    // Another key, another system, a password that is not its own: refused, and nothing is switched.
+    for (wrong, word) in [
+        (RedfishConfig { public_key_sha256: "AAAA".repeat(11), ..config.clone() }, "not the pinned one"),
+        (
+            RedfishConfig { uuid: "00000000-0000-0000-0000-000000000000".into(), ..config.clone() },
+            "0 systems have the UUID",
+        ),
+        (RedfishConfig { user: "nobody".into(), ..config.clone() }, "401"),
+    ] {
+        let (ordered, reading) = inside(&ns, move || {
+            let mut driver = Redfish::new(wrong).unwrap();
+            (driver.close(), driver.observe())
+        })
+        .join()
+        .unwrap();
+        assert!(ordered.is_err() && reading.state == LayerState::Unknown, "{reading:?}");
+        assert!(reading.detail.contains(word), "{word}: {reading:?}");
+    }
+    inside(&ns, move || {
+        let mut driver = Redfish::new(config).unwrap();
+        assert_eq!(driver.observe().state, LayerState::Open, "none of them switched it off");
+        // It acknowledges at once and acts some time later: only the read-back counts.
+        driver.close().unwrap();
+        let at_once = driver.observe().state;
+        let took = reads(&mut driver, LayerState::Closed).unwrap();
+        println!("acknowledged while {at_once:?}, off after {took} ms");
+        conforms(&mut driver, || controller.stop());
+    })
+    .join()
+    .unwrap();
 }

@@ -6,6 +6,7 @@ mod dialogue;
 pub mod nft;
 pub mod power;
 mod program;
+pub mod redfish;
 mod snmp;
 pub mod ssh;
 pub mod switch;

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a rig that cannot be built fails its test")]
 #![allow(clippy::print_stdout, reason = "seeds and figures of a test")]
 
+pub(crate) mod bmc;
 pub(crate) mod console;
 pub(crate) mod gate;
 pub(crate) mod load;
