@@ -39,7 +39,7 @@ fn kill_9_loses_no_committed_point_and_leaves_nothing_half_done() {
         process.signal(rustix::process::Signal::KILL);
         process = Process::start(&site);
         let runs: Vec<Value> = site.client().get("/v1/runs").unwrap();
-        interrupted += runs.iter().filter(|run| run["error_code"] == "catalog.abandoned").count();
+        interrupted = runs.iter().filter(|run| run["error_code"] == "catalog.abandoned").count();
         let now: Vec<Value> = site.client().get("/v1/points?place=primary").unwrap();
         let now: HashSet<String> =
             now.iter().map(|point| point["snapshot"].as_str().unwrap().to_owned()).collect();
