@@ -22,7 +22,7 @@ use kuramori_gate::{
     keeper::{Input, Keeper},
 };
 use kuramori_model::{
-    clock::SystemClock,
+    clock::{Clock, SystemClock},
     fault::chain,
     gate::{Layer, LayerState},
 };
@@ -179,8 +179,18 @@ fn alone(folder: &std::path::Path) -> anyhow::Result<std::fs::File> {
     let path = folder.join("gate.lock");
     let file =
         fs_err::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?.into_parts().0;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).with_context(|| {
-        format!("another kuramori-gated holds `{}`; every layer was closed", path.display())
-    })?;
-    Ok(file)
+    // A helper that a killed gate was just starting may hold it for a moment.
+    let end = SystemClock.boot() + Duration::from_secs(2);
+    loop {
+        let held = match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            Err(held) => held,
+        };
+        if SystemClock.boot() >= end {
+            return Err(held).with_context(|| {
+                format!("another kuramori-gated holds `{}`; every layer was closed", path.display())
+            });
+        }
+        SystemClock.sleep(Duration::from_millis(50));
+    }
 }

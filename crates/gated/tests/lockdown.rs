@@ -84,9 +84,12 @@ fn order(rig: &Rig) -> std::thread::JoinHandle<bool> {
 /// Starts the gate and waits until it knows what its log and latch say.
 fn started(rig: &Rig, setup: &Setup, variables: &[(&str, String)]) -> Process {
     let gated = rig.gated_with(setup, variables);
-    wait("the gate remembers", Duration::from_secs(20), || {
-        !["no answer", "boot"].contains(&rig.state().as_str())
-    });
+    let start = rig::now_ms();
+    while ["no answer", "boot"].contains(&rig.state().as_str()) {
+        let log = fs_err::read_to_string(rig.path("gated.log")).unwrap_or_default();
+        assert!(rig::now_ms() - start < 20_000, "the gate does not remember: {}\n{log}", rig.state());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     gated
 }
 

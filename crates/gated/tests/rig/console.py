@@ -10,8 +10,10 @@ def write(file, text):
 def spoil(): return read("spoil")
 def link(): return "LOWER_UP" in subprocess.run(["ip", "-o", "link", "show", "port2"], capture_output=True, text=True).stdout
 def apply(state):
+    # It never says "shut" before it is.
+    if state == "up": write("running", state)
+    if spoil() != "lies": subprocess.run(["ip", "link", "set", "port2", state], check=True)
     write("running", state)
-    if spoil() != "lies": subprocess.run(["ip", "link", "set", "port2", "up" if state == "up" else "down"], check=True)
 def out(text): os.write(1, text.replace("\n", "\r\n").encode())
 def line():
     text = b""

@@ -17,7 +17,7 @@ const CONSOLE: &str = include_str!("console.py");
 /// The switch's ping-poll: up after one answer, down after three missing ones, and then its trigger's script.
 const PING_POLL: &str = "host=unreachable missed=0\nwhile :; do\n\
      if ping -c1 -W0.3 192.0.2.1 >/dev/null 2>&1; then host=up missed=0; else missed=$((missed+1)); fi\n\
-     if [ $host = up ] && [ $missed -ge 3 ]; then host=down; printf down >\"$1/running\"; ip link set port2 down; fi\n\
+     if [ $host = up ] && [ $missed -ge 3 ]; then host=down; ip link set port2 down; printf down >\"$1/running\"; fi\n\
      sleep 0.2\ndone\n";
 
 /// The switch.
