@@ -11,7 +11,10 @@ use std::{
     sync::Arc,
 };
 
-use database::postgres::{Postgres, own};
+use database::{
+    mariadb::Mariadb,
+    postgres::{Postgres, own},
+};
 use jiff::Timestamp;
 use kuramori_catalog::{Catalog, Place, VaultPoint, Verdict};
 use kuramori_model::{
@@ -21,7 +24,7 @@ use kuramori_model::{
 use serde_json::{Value, json};
 use support::{
     PROGRAM, Server,
-    hospital::{Share, Site, backup, restic, same, until},
+    hospital::{Share, Site, backup, free_port, restic, same, until},
     lines, text,
 };
 
@@ -246,7 +249,7 @@ impl Billing {
     fn register(&self) {
         let mut source = serde_json::to_value(self.postgres.config()).unwrap();
         source["kind"] = json!("postgres");
-        source["wal"] = json!({ "slot": "kuramori", "spool": self.dir.path().join("spool") });
+        source["wal"] = json!({ "slot": "kuramori", "spool": self.dir.path().join("spool"), "late": "12s" });
         let entry = json!({ "id": "billing", "name_ja": "医事会計", "source": source });
         let _: Value = self.site.client().post("/v1/systems", &entry).unwrap();
     }
@@ -317,6 +320,26 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
     let alarms: Vec<Value> = billing.site.client().post("/v1/judge", &json!({})).unwrap();
     assert!(!alarms.iter().any(|a| a["finding"]["code"].as_str().unwrap().starts_with("wal.")), "{alarms:?}");
 
+    // A neighbour whose log was lost, piles up without a limit and has not come for long.
+    let neighbour = billing.dir.path().join("neighbour");
+    fs_err::create_dir(&neighbour).unwrap();
+    let state = json!({
+        "system_identifier": "7", "segment_bytes": 1 << 20, "timeline": 1, "flushed": "0/5000000",
+        "until": null, "server_end": "9/0", "seen": "2026-01-01T00:00:00Z", "keeps": null,
+        "gaps": [{ "from": "0/4000000", "to": "0/5000000", "reached": null, "found": "2026-01-01T00:00:00Z", "why": "lost" }],
+    });
+    fs_err::write(neighbour.join("state.json"), state.to_string()).unwrap();
+    let source = json!({
+        "kind": "postgres", "server": "127.0.0.1", "port": free_port(), "user": "nobody",
+        "wal": { "slot": "other", "spool": neighbour },
+    });
+    let entry = json!({ "id": "neighbour", "source": source });
+    let _: Value = billing.site.client().post("/v1/systems", &entry).unwrap();
+    let alarms: Vec<Value> = billing.site.client().post("/v1/judge", &json!({})).unwrap();
+    for code in ["wal.late", "wal.gap", "wal.slot-grows", "wal.slot-unlimited"] {
+        assert!(alarms.iter().any(|alarm| alarm["finding"]["code"] == code), "{code}: {alarms:?}");
+    }
+
     // Destroyed.
     billing.postgres.stop();
     fs_err::remove_dir_all(billing.postgres.data()).unwrap();
@@ -377,6 +400,17 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
     restic(text(&repository), &password, &[], &["restore", "latest", "--target", text(&stock)]);
     assert_eq!(rows(&stock), expected(5));
 
+    // The stream of the destroyed one has not come for a while, and says so.
+    until("the alarm", || {
+        let alarms: Vec<Value> = billing.site.client().post("/v1/judge", &json!({})).unwrap();
+        alarms
+            .iter()
+            .any(|alarm| alarm["finding"]["code"] == "wal.late" && alarm["finding"]["system"] == "billing")
+            .then_some(())
+    });
+    if std::env::var_os("KURAMORI_LONG").is_none() {
+        return;
+    }
     let mut drill = Command::new(PROGRAM);
     drill.args(["--json", "drill", "run", "billing", "--socket"]).arg(billing.site.config().socket);
     let (code, said) = lines(&drill.stdin(Stdio::null()).output().unwrap());
@@ -385,4 +419,70 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
         said.iter().any(|line| line.to_string().contains("where recovery ended in the kept log")),
         "{said:?}"
     );
+}
+
+#[test]
+fn a_laboratory_on_mariadb_comes_back_to_a_second_between_two_restore_points() {
+    let mut server = Mariadb::start(true);
+    let dir = tempfile::tempdir().unwrap();
+    fs_err::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let site = Site::new(&dir.path().join("site"), "");
+    site.init();
+    let _ours = Server::start(&site);
+    server.sql("CREATE DATABASE lab; CREATE TABLE lab.results (batch INT, value INT) ENGINE=InnoDB");
+    let sums = "SELECT batch, COUNT(*), SUM(value) FROM lab.results GROUP BY 1 ORDER BY 1";
+    // The log counts in whole seconds: each batch gets one of its own, and the time behind it.
+    let clock =
+        |server: &Mariadb| -> i64 { server.sql("SELECT FLOOR(UNIX_TIMESTAMP(NOW(6)))").parse().unwrap() };
+    let batch = |server: &Mariadb, number: u32| {
+        server
+            .sql(&format!("USE lab; INSERT INTO results SELECT {number}, seq * {number} FROM seq_1_to_500"));
+        let (now, sum) = (clock(server), server.sql(sums));
+        until("the next second", || (clock(server) > now + 1).then_some(()));
+        (Timestamp::from_second(now + 1).unwrap(), sum)
+    };
+    server.sql("USE lab; INSERT INTO results SELECT 1, seq FROM seq_1_to_500");
+    let mut source = serde_json::to_value(server.config()).unwrap();
+    source["kind"] = json!("mariadb");
+    source["binlog"] = json!({ "spool": dir.path().join("spool") });
+    let _: Value = site.client().post("/v1/systems", &json!({ "id": "lab", "source": source })).unwrap();
+    assert_eq!(backup(&site.client(), "lab")["state"], "complete");
+    // Times before the dump's end cannot be reached from it.
+    let begun = clock(&server);
+    until("a second behind the dump", || (clock(&server) > begun + 1).then_some(()));
+    let (second, then) = batch(&server, 2);
+    server.sql("FLUSH BINARY LOGS; CREATE USER 'later'@'localhost' IDENTIFIED BY 'x'; FLUSH PRIVILEGES");
+    server.sql("USE lab; INSERT INTO results SELECT 3, seq FROM seq_1_to_500");
+    assert_eq!(backup(&site.client(), "lab")["state"], "complete");
+    server.kill();
+
+    let target = dir.path().join("restored");
+    let restore = |verb: &str, more: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["--json", "restore", verb, "lab", "--to", text(&target), "--socket"]);
+        command.arg(site.config().socket).args(more).env_remove("SUDO_USER").stdin(Stdio::null());
+        lines(&command.output().unwrap())
+    };
+    let (code, said) = restore("run", &["--yes", "--to-time", "2030-01-01T00:00:00Z"]);
+    assert_eq!((code, &said[0]["code"]), (Some(1), &json!("drill.time-unreachable")), "{said:?}");
+    assert!(!target.exists());
+    let (code, said) = restore("run", &["--yes", "--verify", "--to-time", &second.to_string()]);
+    assert_eq!(code, Some(0), "{said:?}");
+    assert!(said[1]["done"]["proven"]["stopped"].as_str().unwrap().contains("played"), "{said:?}");
+    // What is left is a server's data folder: it runs as it is, with the accounts that were there then.
+    let data = server.path("data");
+    fs_err::remove_dir_all(&data).unwrap();
+    assert!(Command::new("mv").arg(target.join("mysql")).arg(&data).status().unwrap().success());
+    server.serve();
+    assert_eq!(server.sql(sums), then);
+    assert_eq!(server.sql("SELECT COUNT(*) FROM mysql.global_priv WHERE user = 'later'"), "0");
+
+    if std::env::var_os("KURAMORI_LONG").is_none() {
+        return;
+    }
+    let mut drill = Command::new(PROGRAM);
+    drill.args(["--json", "drill", "run", "lab", "--socket"]).arg(site.config().socket);
+    let (code, said) = lines(&drill.stdin(Stdio::null()).output().unwrap());
+    assert_eq!(code, Some(0), "{said:?}");
+    assert!(said.iter().any(|line| line.to_string().contains("the binary log from the dump to")), "{said:?}");
 }

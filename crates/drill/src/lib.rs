@@ -15,6 +15,7 @@
 //! runs in a network namespace with no way out, and is refused where that cannot be had. A restore never
 //! deletes what stood at its target.
 
+pub mod binlog;
 pub mod cell;
 pub mod choose;
 pub mod compare;

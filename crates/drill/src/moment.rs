@@ -103,15 +103,30 @@ pub struct Asked<'a> {
 /// # Errors
 /// It is there and cannot be read.
 pub fn index(repository: &Repository<Indexed>, snapshot: &str) -> Result<Option<Index>> {
+    let Some(index) = read_list::<Index>(repository, snapshot, FOLDER, INDEX)? else { return Ok(None) };
+    if index.format != FORMAT {
+        let how = format!("is of a format that is not known here: {}", index.format);
+        return Err(DrillError::Program { program: INDEX.to_owned(), how });
+    }
+    Ok(Some(index))
+}
+
+/// A list of ours in a restore point's folder.
+pub(crate) fn read_list<T: serde::de::DeserializeOwned>(
+    repository: &Repository<Indexed>,
+    snapshot: &str,
+    folder: &str,
+    name: &str,
+) -> Result<Option<T>> {
     let document = repository.snapshot(snapshot_id(snapshot)?)?;
     let root = root(repository, &document)?.map(|path| path.to_string());
-    let Some(path) = subpath(root.as_deref(), Some(&format!("{FOLDER}/{INDEX}")))? else { return Ok(None) };
+    let Some(path) = subpath(root.as_deref(), Some(&format!("{folder}/{name}")))? else { return Ok(None) };
     let node = match repository.find_node(&document.tree, &path) {
         Ok(node) => node,
         Err(kuramori_repo::Error::Invalid { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let unreadable = |why: String| DrillError::Program { program: INDEX.to_owned(), how: why };
+    let unreadable = |how: String| DrillError::Program { program: name.to_owned(), how };
     if node.size > INDEX_MAX {
         return Err(unreadable("is too big to be one".to_owned()));
     }
@@ -119,12 +134,7 @@ pub fn index(repository: &Repository<Indexed>, snapshot: &str) -> Result<Option<
     for blob in node.content.iter().flatten() {
         json.extend(repository.load_blob(BlobKind::Data, blob)?);
     }
-    let index: Index =
-        serde_json::from_slice(&json).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
-    if index.format != FORMAT {
-        return Err(unreadable(format!("is of a format that is not known here: {}", index.format)));
-    }
-    Ok(Some(index))
+    serde_json::from_slice(&json).map(Some).map_err(|error| unreadable(format!("cannot be read: {error}")))
 }
 
 /// A base backup with the log that brings it forward.

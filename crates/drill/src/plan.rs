@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     DrillError, Result,
+    binlog::Second,
     choose::Choice,
     estimate::{Estimate, Measured, estimate},
     moment::Moment,
@@ -53,6 +54,9 @@ pub struct Plan {
     /// The moment between restore points that recovery goes on to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moment: Option<Moment>,
+    /// The second between dumps that the binary log is played to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub second: Option<Second>,
 }
 
 /// What a plan is made from.
@@ -76,6 +80,8 @@ pub struct Order<'a> {
     pub rto_s: u64,
     /// To which moment.
     pub moment: Option<Moment>,
+    /// To which second.
+    pub second: Option<Second>,
     /// Now.
     pub now: Timestamp,
 }
@@ -153,6 +159,7 @@ pub fn make(repository: &Repository<Indexed>, order: Order<'_>) -> Result<Plan> 
         target,
         rto_s: order.rto_s,
         moment: order.moment,
+        second: order.second,
     })
 }
 

@@ -19,9 +19,9 @@ use kuramori_repo::{
 use serde::Serialize;
 
 use crate::{
-    DrillError, Result,
+    DrillError, Result, binlog,
     compare::{self, Compared},
-    moment::{self, Moment, Proven},
+    moment::{self, Proven},
     plan::{Plan, snapshot_id, subpath},
 };
 
@@ -107,11 +107,17 @@ pub fn run(
     } else {
         None
     };
-    let proven = match &plan.moment {
-        None => None,
-        Some(wanted) => {
+    let proven = match (&plan.moment, &plan.second) {
+        (None, None) => None,
+        (None, Some(wanted)) => {
+            binlog::prepare(repository, wanted, &target.staging, progress, cancel)?;
+            let load = |run: &Path| binlog::recover(wanted, &target.staging, run, clock);
+            (!how.leave_recovery).then(|| recovered(&target.staging, load)).transpose()?
+        }
+        (Some(wanted), _) => {
             moment::prepare(repository, wanted, &target.staging, progress, cancel)?;
-            (!how.leave_recovery).then(|| recovered(wanted, &target.staging, clock)).transpose()?
+            let recover = |run: &Path| moment::recover(wanted, &target.staging, run, clock);
+            (!how.leave_recovery).then(|| recovered(&target.staging, recover)).transpose()?
         }
     };
     let seconds = clock.boot().saturating_sub(begin).as_secs_f64();
@@ -157,9 +163,9 @@ fn clear_recovery(staging: &Path) -> Result<()> {
 }
 
 /// Recovers beside the target. What a failed recovery said stays in its folder.
-fn recovered(wanted: &Moment, staging: &Path, clock: &dyn Clock) -> Result<Proven> {
+fn recovered(staging: &Path, recover: impl FnOnce(&Path) -> Result<Proven>) -> Result<Proven> {
     let run = run_folder(staging);
-    let proven = moment::recover(wanted, staging, &run, clock)?;
+    let proven = recover(&run)?;
     fs_err::remove_dir_all(&run).map_err(DrillError::file("remove the recovery's folder"))?;
     Ok(proven)
 }

@@ -9,6 +9,7 @@
 //! source are read there and nowhere else.
 
 pub mod approval;
+pub mod binlog;
 pub mod class;
 pub mod clock;
 pub mod fault;

@@ -116,13 +116,22 @@ pub(crate) async fn findings(now: Timestamp, registered: &Registered) -> Result<
     let Some((_, wal)) = kept(registered) else { return Ok(Vec::new()) };
     let id = registered.system.id.clone();
     let folder = wal.spool.clone();
-    let (state, base_end) = blocking(move || {
+    let seen = blocking(move || {
         let spool = Spool::open(&folder)?;
         Ok((spool.state()?, spool.base_end()))
     })
-    .await?;
+    .await;
     let late = jiff::SignedDuration::try_from(wal.late.0).unwrap_or(jiff::SignedDuration::MAX);
     let mut findings = Vec::new();
+    let (state, base_end) = match seen {
+        Ok(seen) => seen,
+        // One folder that cannot be used must not silence the judge of everything else.
+        Err(error) => {
+            let why = chain(&error).chars().take(200).collect::<String>();
+            let finding = Finding::new("wal.late", Severity::Alarm, "check-log").of(&id);
+            return Ok(vec![finding.with("last", registered.created_at).with("why", why)]);
+        }
+    };
     let Some(state) = state else {
         if now.duration_since(registered.created_at) > late.max(BEGIN) {
             findings.push(

@@ -216,12 +216,27 @@ pub struct MariadbConfig {
     /// Write the position in the binary log into the dump; needs the right BINLOG MONITOR and a short lock.
     #[serde(default)]
     pub binlog_position: bool,
+    /// Keep the binary log, too, so that any second between two dumps can be reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binlog: Option<BinlogConfig>,
     /// How long connecting may take.
     #[serde(default = "connect_within")]
     pub connect_within: Span,
     /// Which server it has to be.
     #[serde(default)]
     pub expect: MariadbExpect,
+}
+
+/// The binary log beside a dump.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BinlogConfig {
+    /// Folder of this system alone, for the list of the newest restore point and a file under way. Several
+    /// servers that share a catalog have to share it, too.
+    pub spool: PathBuf,
+    /// How old the dump is at most; younger, a run takes the log alone.
+    #[serde(default = "base_every")]
+    pub dump_every: Span,
 }
 
 /// A picture archive with Orthanc's REST interface.
@@ -655,6 +670,11 @@ impl Config {
                 ("server", odd(&c.server)),
                 ("user", odd(&c.user)),
                 ("databases", c.databases.iter().any(|name| odd(name))),
+                // The log knows nothing of a choice of databases.
+                (
+                    "binlog",
+                    c.binlog.as_ref().is_some_and(|log| !log.spool.is_absolute() || !c.databases.is_empty()),
+                ),
             ]
             .into(),
             Self::Command(c) => [

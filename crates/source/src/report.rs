@@ -132,6 +132,24 @@ pub struct MariadbOrigin {
     pub without_transactions: Vec<String>,
     /// What the client said beside the dump.
     pub words: String,
+    /// What the binary log beside the dump reaches, if it is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binlog: Option<BinlogOrigin>,
+}
+
+/// What can be reached with the binary log of a restore point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BinlogOrigin {
+    /// The earliest time, by the server's clock.
+    pub earliest: Timestamp,
+    /// The latest time, by the server's clock.
+    pub latest: Timestamp,
+    /// The end of the log.
+    pub end: String,
+    /// Files of the log in the restore point.
+    pub files: u64,
+    /// Why the log before the dump does not go on in this one.
+    pub lost: Option<String>,
 }
 
 /// Facts about a picture archive.

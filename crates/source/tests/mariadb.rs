@@ -9,10 +9,11 @@ use std::sync::{
 };
 
 use common::{Folder, control, mariadb::Mariadb, once_after, secret};
-use kuramori_model::fault::Fault;
+use kuramori_model::{binlog::Index, fault::Fault};
 use kuramori_source::{
     Control, Error, Report, Source,
-    config::{MariadbConfig, MariadbExpect},
+    command::CommandSource,
+    config::{BinlogConfig, CommandConfig, MariadbConfig, MariadbExpect, Span},
     mariadb::{FILE, MariadbSource},
     report::Origin,
 };
@@ -103,6 +104,117 @@ fn a_dump_under_load_is_consistent_and_another_server_gives_the_same_sums() {
         fs_err::read(sink.root.join(FILE)).unwrap()
     };
     assert!(twice("x") == twice("y"), "an unchanged database gives the same dump");
+}
+
+#[test]
+fn the_binary_log_comes_with_the_dump_and_a_hole_in_it_is_on_record() {
+    let server = Mariadb::start(true);
+    server.sql(
+        "CREATE DATABASE d; CREATE TABLE d.t (id INT PRIMARY KEY) ENGINE=InnoDB; INSERT INTO d.t VALUES (1)",
+    );
+    let temp = tempfile::tempdir().unwrap();
+    let log = BinlogConfig {
+        spool: temp.path().join("spool"),
+        dump_every: Span(std::time::Duration::from_hours(24)),
+    };
+    let config = MariadbConfig { binlog: Some(log), ..server.config() };
+    let root = temp.path().join("points");
+    let mut known = std::collections::BTreeMap::new();
+    let mut point = |config: &MariadbConfig| {
+        let mut sink = Folder::new(&root);
+        sink.known = std::mem::take(&mut known);
+        let report = read(config.clone(), &mut sink, &control()).unwrap();
+        known.clone_from(&sink.put);
+        known.extend(sink.kept.iter().map(|path| (path.clone(), sink.known[path])));
+        assert_eq!(report.files, u64::try_from(known.len()).unwrap());
+        let Origin::Mariadb(origin) = report.origin else { panic!() };
+        let index: Index =
+            serde_json::from_slice(&fs_err::read(root.join("binlog/index.json")).unwrap()).unwrap();
+        (report.kept, origin.binlog.unwrap(), index)
+    };
+    let (kept, first, index) = point(&config);
+    assert_eq!((kept, first.files, first.lost), (0, 1, None));
+    for id in 2..=4 {
+        server.sql(&format!("INSERT INTO d.t VALUES ({id}); FLUSH BINARY LOGS"));
+    }
+    server.sql("INSERT INTO d.t VALUES (5)");
+    let (kept, second, now) = point(&config);
+    assert!(kept == 1 && second.files == 4 && second.earliest == first.earliest, "{second:?}");
+    assert!(now.reach(&index).unwrap() >= index.end.time && now.chain == index.chain);
+    // Whole files are not read again, and what the server removes after us is no hole.
+    common::until("the purge", || {
+        server.sql(&format!("PURGE BINARY LOGS TO '{}'", now.end.at.file));
+        server.sql("SHOW BINARY LOGS").lines().count() == 1
+    });
+    let (kept, third, _) = point(&config);
+    assert_eq!((kept, third.files, third.lost), (4, 4, None));
+    // The files are what the server wrote: its own program reads them.
+    let out = std::process::Command::new("mysqlbinlog")
+        .args(["--no-defaults", "--verify-binlog-checksum"])
+        .args(now.files.iter().map(|name| root.join("binlog").join(name)))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert_eq!(String::from_utf8_lossy(&out.stdout).matches("INSERT INTO d.t").count(), 5);
+
+    // Removed before we read it: a hole, a new dump, and nothing of before is joined with it.
+    server.sql("INSERT INTO d.t VALUES (6); FLUSH BINARY LOGS; FLUSH BINARY LOGS");
+    let newest = server.sql("SHOW MASTER STATUS").split('\t').next().unwrap().to_owned();
+    // A file that somebody still reads stays.
+    common::until("the purge", || {
+        server.sql(&format!("PURGE BINARY LOGS TO '{newest}'"));
+        server.sql("SHOW BINARY LOGS").lines().count() == 1
+    });
+    let (kept, fourth, after) = point(&config);
+    assert!(kept == 0 && fourth.lost.as_ref().unwrap().contains("no longer has"), "{fourth:?}");
+    assert!(after.reach(&index).is_err() && after.reach(&after).is_ok());
+    // A server that begins to count anew has another log with the same names.
+    server.sql("RESET MASTER");
+    let (_, fifth, anew) = point(&config);
+    assert!(fifth.lost.is_some() && anew.chain != after.chain && anew.reach(&after).is_err(), "{fifth:?}");
+}
+
+#[test]
+fn a_physical_copy_by_a_declared_command_runs_as_it_is_once_prepared() {
+    let mut server = Mariadb::start(false);
+    server.sql(SCHEMA);
+    let (sums, weak) = (server.sql(SUMS), server.sql("SELECT n FROM old.counters"));
+    let temp = tempfile::tempdir().unwrap();
+    let socket = server.path("socket").display().to_string();
+    let data = server.path("data").display().to_string();
+    let declared = temp.path().join("commands.toml");
+    let text = format!(
+        "[command.lab]\nrun = [\"mariadb-backup\", \"--no-defaults\", \"--backup\", \"--stream=mbstream\", \
+         \"--user=root\", \"--socket={socket}\", \"--datadir={data}\", \"--target-dir={}\"]\n",
+        temp.path().join("scratch").display()
+    );
+    fs_err::write(&declared, text).unwrap();
+    let config = CommandConfig {
+        server: "lab".into(),
+        name: "lab".into(),
+        file: "lab.mbstream".into(),
+        declared_in: declared,
+    };
+    let mut sink = Folder::new(&temp.path().join("point"));
+    let report = CommandSource::new(config.clone()).read(&mut sink, &control()).unwrap();
+    println!("{}", common::speed(&report));
+    server.kill();
+    // It reads the data folder and asks the server: without the server there is no copy.
+    let error =
+        CommandSource::new(config).read(&mut Folder::new(&temp.path().join("x")), &control()).unwrap_err();
+    assert_eq!(error.code(), "source.command", "{error}");
+    fs_err::remove_dir_all(server.path("data")).unwrap();
+    let script = "mkdir \"$1\" && mbstream -x -C \"$1\" <\"$2\" && \
+                  mariadb-backup --no-defaults --prepare --target-dir=\"$1\" && chown -R mysql: \"$1\"";
+    let out = std::process::Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(server.path("data"))
+        .arg(sink.root.join("lab.mbstream"))
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    server.serve();
+    assert_eq!((server.sql(SUMS), server.sql("SELECT n FROM old.counters")), (sums, weak));
 }
 
 #[test]

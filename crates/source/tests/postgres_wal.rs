@@ -248,6 +248,10 @@ fn every_time_between_two_base_backups_can_be_reached() {
     daily.wal.as_mut().unwrap().base_every = Span::default();
     let second = bench.point(&daily).unwrap();
     assert!(second.base_taken && second.earliest > wal.latest, "{second:?}");
+    // A point claims no time before its own base backup, and none that it has not got.
+    let own = bench.index();
+    assert!(own.reach(&own.system_identifier, &own.base).unwrap() < own.base.time);
+    bench.point_until(&config, second.earliest);
     assert!(bench.index().reach(&index.system_identifier, &index.base).unwrap() >= second.earliest);
 }
 

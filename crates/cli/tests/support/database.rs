@@ -18,3 +18,7 @@ pub(crate) fn secret(folder: &Path, name: &str, text: &str) -> PathBuf {
 #[path = "../../../source/tests/common/postgres.rs"]
 #[allow(dead_code, unreachable_pub, reason = "shared with the source's own tests")]
 pub(crate) mod postgres;
+
+#[path = "../../../source/tests/common/mariadb.rs"]
+#[allow(dead_code, unreachable_pub, reason = "shared with the source's own tests")]
+pub(crate) mod mariadb;

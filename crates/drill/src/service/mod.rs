@@ -206,6 +206,14 @@ fn questions(stage: &Stage<'_>, ask: &dyn Fn(&str, &str) -> Result<String>) {
     }
 }
 
+/// Loads a dump and its binary log into an empty server, and ends it in order.
+pub(crate) fn mariadb_recover(
+    stage: &Stage<'_>,
+    second: &crate::binlog::Second,
+) -> Result<crate::moment::Proven> {
+    mariadb::recover(stage, second)
+}
+
 /// Starts PostgreSQL on restored data until it has recovered, and ends it in order.
 pub(crate) fn postgres_recover(stage: &Stage<'_>, superuser: &str) -> Result<crate::moment::Proven> {
     postgres::recover(stage, superuser)

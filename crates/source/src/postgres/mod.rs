@@ -46,7 +46,8 @@ impl PostgresSource {
 
 /// What a point with log promises.
 fn reach(wal: &WalOrigin) -> Statement {
-    let (from, until) = (wal.earliest, wal.latest);
+    // Right after a base backup there may be nothing between the two yet.
+    let (from, until) = (wal.earliest, wal.latest.max(wal.earliest));
     Statement {
         ja: format!(
             "稼働中の PostgreSQL の物理ベースバックアップと、その後の WAL。{from} から {until} までの任意の時刻に復旧できる(時刻はサーバーの時計)。"

@@ -38,6 +38,8 @@ impl Mariadb {
                 "--auth-root-authentication-method=socket",
             ])
             .arg(format!("--datadir={}", server.path("data").display()))
+            // A server that starts removes what others left in a shared folder, and what they need.
+            .env("TMPDIR", server.temp.path())
             .output()
             .expect("mariadb-install-db of Debian's mariadb-server");
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
@@ -46,7 +48,7 @@ impl Mariadb {
             let password = PASSWORD.replace('\\', "\\\\");
             server.sql(&format!(
                 "CREATE USER '{READER}'@'127.0.0.1' IDENTIFIED BY '{password}';\
-                 GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, RELOAD, BINLOG MONITOR ON *.* TO '{READER}'@'127.0.0.1';"
+                 GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES, RELOAD, BINLOG MONITOR, REPLICATION SLAVE ON *.* TO '{READER}'@'127.0.0.1';"
             ));
         }
         server
@@ -68,6 +70,7 @@ impl Mariadb {
             .arg(format!("--socket={}", self.path("socket").display()))
             .arg(format!("--pid-file={}", self.path("pid").display()))
             .arg(format!("--log-error={}", self.path("log").display()))
+            .env("TMPDIR", self.temp.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -132,6 +135,7 @@ impl Mariadb {
             databases: Vec::new(),
             tls: None,
             binlog_position: false,
+            binlog: None,
             connect_within: Span(Duration::from_secs(5)),
             expect: MariadbExpect::default(),
         }

@@ -75,7 +75,7 @@ pub(super) struct Inventory {
 }
 
 impl Item {
-    pub(super) fn of(path: &TreePath, kind: &EntryKind, meta: &Meta) -> Option<Self> {
+    pub(crate) fn of(path: &TreePath, kind: &EntryKind, meta: &Meta) -> Option<Self> {
         let what = match kind {
             EntryKind::File { size } => What::File(*size),
             EntryKind::Dir => What::Folder,
@@ -100,16 +100,16 @@ impl Item {
     }
 
     /// The name without its folder.
-    pub(super) fn name(&self) -> Option<String> {
+    pub(crate) fn name(&self) -> Option<String> {
         let path = self.tree_path()?;
         path.parts().last().map(|name| String::from_utf8_lossy(name).into_owned())
     }
 
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         if let What::File(size) = self.what { size } else { 0 }
     }
 
-    pub(super) fn entry(&self) -> Option<Entry> {
+    pub(crate) fn entry(&self) -> Option<Entry> {
         let time = FileTime { seconds: self.mtime.0, nanos: self.mtime.1 };
         let meta = Meta {
             mode: self.mode,
@@ -132,7 +132,7 @@ impl Item {
     }
 
     /// Gives the item to the sink again, unread; false if the previous restore point does not hold it.
-    pub(super) fn again(&self, sink: &mut dyn Sink) -> Result<bool, SinkError> {
+    pub(crate) fn again(&self, sink: &mut dyn Sink) -> Result<bool, SinkError> {
         let Some(path) = self.tree_path() else { return Ok(false) };
         if self.what == What::Seal {
             sink.seal(&path)?;

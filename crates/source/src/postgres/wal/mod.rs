@@ -19,9 +19,11 @@
 //! restore point. A hole is a gap on record, never silence.
 
 pub(super) mod inventory;
+mod place;
 pub(super) mod point;
 mod spool;
 mod stream;
 
+pub(crate) use inventory::Item;
 pub use spool::{Spool, State, Trouble};
 pub use stream::stream;

@@ -14,8 +14,9 @@ use kuramori_model::{
 use super::{
     super::{backup::Backup, session::Session},
     inventory::{BEFORE, Inventory, Item, NAME, Recorder},
+    place::{identify, left, lsn},
     spool::{PARTIAL, Spool, State},
-    stream::{identify, lsn, stream},
+    stream::stream,
 };
 use crate::{
     Control, Error, Phase, Progress,
@@ -61,6 +62,8 @@ pub(in super::super) fn read(
     let due = |old: &Inventory| {
         let age = Duration::try_from(control.clock.now().duration_since(old.taken)).unwrap_or_default();
         age + SLACK >= wal.base_every.0 || state.gaps.last().is_some_and(|gap| gap.to > old.base.end)
+            // A base backup of what the old server wrote behind the fork leads nowhere.
+            || left(&spool, state.timeline, old.base.timeline).is_some_and(|left| left < old.base.end)
     };
     let mut tally = Tally::default();
     let (mut inventory, state) = match old {
@@ -228,8 +231,10 @@ fn log(
     for item in std::mem::take(&mut inventory.wal) {
         let Some(name) = item.name().filter(|name| needed(name)) else { continue };
         if item.again(sink)? {
-            // A restore point holds it; the spool need not any more.
-            spool.drop_file(&name)?;
+            // A restore point holds it; the spool need not any more. History is small, and asked again.
+            if parse_history(&name).is_none() {
+                spool.drop_file(&name)?;
+            }
             count(&item, tally);
             wal.push(item);
         } else if !spool.has(&name) {
@@ -284,7 +289,7 @@ fn log(
         system_identifier: state.system_identifier.clone(),
         segment_bytes: bytes,
         base: inventory.base.clone(),
-        end: End { timeline: state.timeline, lsn: state.flushed, time: time.max(inventory.base.time) },
+        end: End { timeline: state.timeline, lsn: state.flushed, time },
         gaps: state.gaps.clone(),
         segments,
     };

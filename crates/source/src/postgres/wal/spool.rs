@@ -130,7 +130,7 @@ impl Spool {
         self.set_state(&state)
     }
 
-    pub(super) fn load<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
+    pub(crate) fn load<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
         let bytes = match fs_err::read(self.folder.join(name)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -148,7 +148,7 @@ impl Spool {
     }
 
     /// As [`Self::save`]; what had the name is kept under another one.
-    pub(super) fn replace<T: Serialize>(&self, name: &str, before: &str, value: &T) -> Result<(), Error> {
+    pub(crate) fn replace<T: Serialize>(&self, name: &str, before: &str, value: &T) -> Result<(), Error> {
         match fs_err::rename(self.folder.join(name), self.folder.join(before)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::Spool(error)),
             _ => {}
@@ -168,7 +168,7 @@ impl Spool {
         fs_err::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(Error::Spool)
     }
 
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 

@@ -12,6 +12,8 @@
 //! **Invariant:** nothing is locked for writers of transactional tables, and the password is in no argument
 //! and no environment: it goes by a file that only we can read.
 
+mod binlog;
+
 use std::{fmt::Write as _, io::Write as _, os::unix::fs::OpenOptionsExt, time::Duration};
 
 use kuramori_model::tree::Sink;
@@ -192,6 +194,39 @@ impl Source for MariadbSource {
                  AND COALESCE(engine, '') NOT IN ('InnoDB', 'ROCKSDB', 'SEQUENCE')"
             ),
         )?;
+        let mut origin = MariadbOrigin {
+            server: self.server(),
+            version: cell(0),
+            identity,
+            databases: number(0),
+            tables: number(1),
+            database_bytes: number(2),
+            without_transactions: weak.iter().take(LISTED).map(|row| row.join(" ")).collect(),
+            words: String::new(),
+            binlog: None,
+        };
+        if let Some(log) = &self.config.binlog {
+            return self.read_log(log, &options, origin, sink, control);
+        }
+        let mut report = self.dump(&options, self.config.binlog_position, sink, control)?;
+        report.consistency = Self::consistency(weak.len());
+        if let Origin::Mariadb(dump) = &report.origin {
+            origin.words.clone_from(&dump.words);
+        }
+        report.origin = Origin::Mariadb(origin);
+        Ok(report)
+    }
+}
+
+impl MariadbSource {
+    /// The dump itself; its report's origin holds only the client's words.
+    fn dump(
+        &self,
+        options: &TempDir,
+        position: bool,
+        sink: &mut dyn Sink,
+        control: &Control,
+    ) -> Result<Report, Error> {
         let mut arguments = vec![
             "--single-transaction",
             "--quick",
@@ -204,7 +239,7 @@ impl Source for MariadbSource {
             "--max-allowed-packet=1G",
             "--tz-utc",
         ];
-        if self.config.binlog_position {
+        if position {
             arguments.push("--master-data=2");
         }
         let databases: Vec<&str> = self.config.databases.iter().map(String::as_str).collect();
@@ -214,23 +249,14 @@ impl Source for MariadbSource {
             arguments.push("--databases");
             arguments.extend(&databases);
         }
-        let running = Self::program("mariadb-dump", &options, &arguments).start(control, None)?;
+        let running = Self::program("mariadb-dump", options, &arguments).start(control, None)?;
         let stream = Stream { name: "mariadb-dump", file: FILE, end: Some(TRAILER) };
         let (mut report, words) = stream.take(running, sink, control).map_err(|error| self.said(error))?;
         if !words.trim().is_empty() {
             tracing::warn!(server = self.server(), "mariadb-dump said: {}", words.trim());
         }
-        report.consistency = Self::consistency(weak.len());
-        report.origin = Origin::Mariadb(MariadbOrigin {
-            server: self.server(),
-            version: cell(0),
-            identity,
-            databases: number(0),
-            tables: number(1),
-            database_bytes: number(2),
-            without_transactions: weak.iter().take(LISTED).map(|row| row.join(" ")).collect(),
-            words: words.chars().take(2000).collect(),
-        });
+        let words = words.chars().take(2000).collect();
+        report.origin = Origin::Mariadb(MariadbOrigin { words, ..MariadbOrigin::default() });
         Ok(report)
     }
 }

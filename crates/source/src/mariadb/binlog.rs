@@ -1,0 +1,388 @@
+//! The binary log beside the dump: a run takes a dump when one is due, else the one before unread, and every
+//! log file since the dump before, by Debian's own `mariadb-binlog` over the same login.
+//!
+//! Nothing is held back at the server for us. Log that it removed before we read it, or that it began to count
+//! anew (`RESET MASTER`), is a hole: it is written down, a new dump is taken at once, and log from before is
+//! never joined with log from after it.
+
+use std::io::{self, Read};
+
+use jiff::Timestamp;
+use kuramori_model::{
+    binlog::{FOLDER, FORMAT, INDEX, Index, Mark, Place, number},
+    tree::{Entry, EntryKind, FileTime, Meta, Sink, SinkError, TreePath},
+};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use super::MariadbSource;
+use crate::{
+    Control, Error, Report,
+    config::BinlogConfig,
+    postgres::wal::{Item, Spool},
+    report::{BinlogOrigin, MariadbOrigin, Origin, Statement},
+};
+
+/// A dump is due a little before its time, so that a daily job takes one every day.
+const SLACK: std::time::Duration = std::time::Duration::from_mins(6);
+/// The list of the newest restore point, and the one before.
+const NAMES: (&str, &str) = ("dump.json", "dump.before.json");
+/// How long one log file may take; the client says nothing meanwhile.
+const ONE_FILE: std::time::Duration = std::time::Duration::from_hours(2);
+/// The dump names its place within so many bytes.
+const HEAD: usize = 64 << 10;
+/// What every log file begins with.
+const MAGIC: &[u8] = b"\xfebin";
+
+/// What the newest restore point is made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Inventory {
+    identity: String,
+    taken: Timestamp,
+    keep_from: u64,
+    dump: Item,
+    files: Vec<Item>,
+    index: Item,
+    list: Index,
+    origin: MariadbOrigin,
+}
+
+/// Where the server's log is now.
+struct Now {
+    mark: Mark,
+    /// Names and sizes of what it still has.
+    files: Vec<(String, u64)>,
+}
+
+/// Remembers a dump's beginning and what it was stored as.
+struct Head<'a> {
+    inner: &'a mut dyn Sink,
+    begin: Vec<u8>,
+    item: Option<Item>,
+}
+
+struct Ahead<'a> {
+    from: &'a mut dyn Read,
+    begin: &'a mut Vec<u8>,
+    bytes: u64,
+}
+
+impl Read for Ahead<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let taken = self.from.read(buffer)?;
+        let room = HEAD.saturating_sub(self.begin.len()).min(taken);
+        self.begin.extend_from_slice(&buffer[..room]);
+        self.bytes += taken as u64;
+        Ok(taken)
+    }
+}
+
+impl Sink for Head<'_> {
+    fn known(&mut self, entry: &Entry) -> bool {
+        self.inner.known(entry)
+    }
+
+    fn keep(&mut self, entry: Entry) -> Result<(), SinkError> {
+        self.inner.keep(entry)
+    }
+
+    fn put(&mut self, entry: Entry, content: &mut dyn Read) -> Result<(), SinkError> {
+        let (path, meta) = (entry.path.clone(), entry.meta.clone());
+        let mut ahead = Ahead { from: content, begin: &mut self.begin, bytes: 0 };
+        self.inner.put(entry, &mut ahead)?;
+        self.item = Item::of(&path, &EntryKind::File { size: ahead.bytes }, &meta);
+        Ok(())
+    }
+
+    fn seal(&mut self, folder: &TreePath) -> Result<(), SinkError> {
+        self.inner.seal(folder)
+    }
+
+    fn fault(&mut self, path: &TreePath, why: String) {
+        self.inner.fault(path, why);
+    }
+}
+
+impl MariadbSource {
+    /// One run with the log.
+    pub(super) fn read_log(
+        &self,
+        log: &BinlogConfig,
+        options: &TempDir,
+        origin: MariadbOrigin,
+        sink: &mut dyn Sink,
+        control: &Control,
+    ) -> Result<Report, Error> {
+        let (begun, started) = (control.clock.now(), control.clock.boot());
+        let spool = Spool::open(&log.spool)?;
+        let mut now = self.place(options, control)?;
+        let old = usable(&spool, &origin.identity, sink);
+        let hole = old.as_ref().and_then(|old| broken(old, &now));
+        let aged = |old: &Inventory| {
+            let age = std::time::Duration::try_from(control.clock.now().duration_since(old.taken));
+            age.unwrap_or_default() + SLACK >= log.dump_every.0
+        };
+        let mut report = Report {
+            items: 0,
+            files: 0,
+            bytes: 0,
+            kept: 0,
+            newest: None,
+            begun,
+            seconds: 0.0,
+            waited_seconds: 0.0,
+            fault_count: 0,
+            felt: None,
+            faults: Vec::new(),
+            reconnects: 0,
+            consistency: Self::consistency(0),
+            origin: Origin::Mariadb(MariadbOrigin::default()),
+        };
+        let mut inventory = match old {
+            Some(old) if hole.is_none() && !aged(&old) => {
+                if !old.dump.again(sink)? {
+                    return Err(Error::Manifest("the previous restore point has lost its dump".into()));
+                }
+                report.kept += 1;
+                report.bytes += old.dump.size();
+                old
+            }
+            old => {
+                let mut head = Head { inner: sink, begin: Vec::new(), item: None };
+                report.bytes += self.dump(options, true, &mut head, control)?.bytes;
+                let (at, item) = (place_in(&head.begin), head.item);
+                let (Some(at), Some(dump)) = (at, item) else {
+                    return Err(Error::Protocol {
+                        server: self.server(),
+                        why: "the dump does not name its place in the binary log".into(),
+                    });
+                };
+                // Whatever the dump has was committed before this; and the log has to reach behind it.
+                now = self.place(options, control)?;
+                let mark = Mark { at, time: now.mark.time + jiff::SignedDuration::from_secs(1) };
+                let first = number(&mark.at.file).unwrap_or(0);
+                let before = old.filter(|_| hole.is_none());
+                let index = dump.clone();
+                let chain = before.as_ref().map_or_else(|| begun.to_string(), |old| old.list.chain.clone());
+                Inventory {
+                    identity: origin.identity.clone(),
+                    taken: control.clock.now(),
+                    keep_from: before
+                        .as_ref()
+                        .and_then(|old| number(&old.list.dump.at.file))
+                        .unwrap_or(first),
+                    dump,
+                    files: before.map(|old| old.files).unwrap_or_default(),
+                    index,
+                    list: Index {
+                        format: FORMAT.to_owned(),
+                        identity: origin.identity.clone(),
+                        chain,
+                        dump: mark.clone(),
+                        end: mark,
+                        files: Vec::new(),
+                        lost: hole,
+                    },
+                    origin,
+                }
+            }
+        };
+        (report.items, report.files) = (1, 1);
+        self.files(&mut inventory, &now, &spool, options, sink, control, &mut report)?;
+        let list = &inventory.list;
+        // Right after a dump there may be nothing between the two yet.
+        let (from, until) = (list.dump.time, list.end.time.max(list.dump.time));
+        report.consistency = Statement {
+            ja: format!(
+                "論理ダンプと、その後のバイナリログ。{from} から {until} までの任意の時刻に復旧できる(秒単位、時刻はサーバーの時計)。"
+            ),
+            en: format!(
+                "A logical dump and the binary log since: recovers to any second from {from} until {until} by the server's clock."
+            ),
+        };
+        inventory.origin.binlog = Some(BinlogOrigin {
+            earliest: from,
+            latest: list.end.time,
+            end: format!("{}:{}", list.end.at.file, list.end.at.position),
+            files: list.files.len() as u64,
+            lost: list.lost.clone(),
+        });
+        report.newest = Some(list.end.time);
+        report.origin = Origin::Mariadb(inventory.origin.clone());
+        report.seconds = control.clock.boot().saturating_sub(started).as_secs_f64();
+        spool.replace(NAMES.0, NAMES.1, &inventory)?;
+        Ok(report)
+    }
+
+    /// The server's time first, then its place: what was committed before that time lies before that place.
+    fn place(&self, options: &TempDir, control: &Control) -> Result<Now, Error> {
+        let odd = |what: &str| Error::Protocol { server: self.server(), why: what.to_owned() };
+        let time = self.ask(options, control, "SELECT FLOOR(UNIX_TIMESTAMP(NOW(6)))")?;
+        let time = time.first().and_then(|row| Timestamp::from_second(row.first()?.parse().ok()?).ok());
+        let time = time.ok_or_else(|| odd("no time"))?;
+        let status = self.ask(options, control, "SHOW MASTER STATUS")?;
+        let Some([file, position, ..]) = status.first().map(Vec::as_slice) else {
+            return Err(Error::Server {
+                server: self.server(),
+                code: "log_bin".into(),
+                message: "the binary log is off".into(),
+            });
+        };
+        let position = position.parse().map_err(|_| odd("no place in the binary log"))?;
+        let files = self.ask(options, control, "SHOW BINARY LOGS")?;
+        let files =
+            files.into_iter().filter_map(|row| Some((row.first()?.clone(), row.get(1)?.parse().ok()?)));
+        let files: Vec<(String, u64)> = files.filter(|(name, _)| number(name).is_some()).collect();
+        Ok(Now { mark: Mark { at: Place { file: file.clone(), position }, time }, files })
+    }
+
+    /// The log's files and the index.
+    #[expect(clippy::too_many_arguments, reason = "one step of a run, with everything that the run has")]
+    fn files(
+        &self,
+        inventory: &mut Inventory,
+        now: &Now,
+        spool: &Spool,
+        options: &TempDir,
+        sink: &mut dyn Sink,
+        control: &Control,
+        report: &mut Report,
+    ) -> Result<(), Error> {
+        let odd = |error: kuramori_model::tree::BadPath| Error::Config(error.to_string());
+        let folder = TreePath::new(FOLDER).map_err(odd)?;
+        let stamp = control.clock.now();
+        let stamp = FileTime {
+            seconds: stamp.as_second(),
+            nanos: u32::try_from(stamp.subsec_nanosecond().max(0)).unwrap_or(0),
+        };
+        let meta =
+            |mode| Meta { mode, mtime: stamp, atime: stamp, ctime: stamp, links: 1, ..Meta::default() };
+        sink.put(Entry { path: folder.clone(), kind: EntryKind::Dir, meta: meta(0o700) }, &mut io::empty())?;
+        report.items += 1;
+        let last = number(&now.mark.at.file).unwrap_or(0);
+        let mut complete = Vec::new();
+        let mut names = Vec::new();
+        for item in std::mem::take(&mut inventory.files) {
+            let Some(name) = item.name() else { continue };
+            if number(&name).is_some_and(|number| number >= inventory.keep_from) && item.again(sink)? {
+                (report.items, report.files, report.kept) =
+                    (report.items + 1, report.files + 1, report.kept + 1);
+                report.bytes += item.size();
+                names.push(name);
+                complete.push(item);
+            }
+        }
+        let mut end = now.mark.clone();
+        for (name, size) in &now.files {
+            let this = number(name).unwrap_or(0);
+            if this < inventory.keep_from || this > last || names.contains(name) {
+                continue;
+            }
+            let file = self.fetch(name, spool, options, control)?;
+            let length = fs_err::metadata(&file).map_err(Error::Spool)?.len();
+            let wanted = if this == last { now.mark.at.position } else { *size };
+            let mut content = fs_err::File::open(&file).map_err(Error::Spool)?;
+            let mut magic = [0; 4];
+            let whole = length >= wanted && content.read_exact(&mut magic).is_ok() && magic == *MAGIC;
+            if !whole {
+                let end = format!("byte {wanted} of {name}");
+                return Err(Error::Truncated { name: "mariadb-binlog".into(), end });
+            }
+            // The growing one ends where the promise ends.
+            let content = MAGIC.chain(content.take(wanted - MAGIC.len() as u64));
+            let path = folder.join(name.as_bytes()).map_err(odd)?;
+            let kind = EntryKind::File { size: wanted };
+            if this == last {
+                end.at.position = wanted;
+            } else {
+                complete.extend(Item::of(&path, &kind, &meta(0o600)));
+            }
+            sink.put(Entry { path, kind, meta: meta(0o600) }, &mut { content })?;
+            (report.items, report.files) = (report.items + 1, report.files + 1);
+            report.bytes += wanted;
+            names.push(name.clone());
+        }
+        names.sort_by_key(|name| number(name));
+        let list = Index { end, files: names, ..inventory.list.clone() };
+        if let Err(missing) = list.reach(&list) {
+            return Err(Error::Manifest(format!("the binary log's file {missing} is missing")));
+        }
+        let json = serde_json::to_vec_pretty(&list).map_err(|error| Error::Config(error.to_string()))?;
+        let path = folder.join(INDEX.as_bytes()).map_err(odd)?;
+        let kind = EntryKind::File { size: json.len() as u64 };
+        if let Some(item) = Item::of(&path, &kind, &meta(0o600)) {
+            inventory.index = item;
+        }
+        sink.put(Entry { path, kind, meta: meta(0o600) }, &mut json.as_slice())?;
+        sink.seal(&folder)?;
+        (report.items, report.files) = (report.items + 1, report.files + 1);
+        report.bytes += json.len() as u64;
+        (inventory.list, inventory.files) = (list, complete);
+        Ok(())
+    }
+
+    /// One file of the log, as the server has it; gone again with the handle.
+    fn fetch(
+        &self,
+        name: &str,
+        spool: &Spool,
+        options: &TempDir,
+        control: &Control,
+    ) -> Result<tempfile::TempPath, Error> {
+        let to = spool.path("fetch-");
+        let path = spool.path(&format!("fetch-{name}"));
+        let result = format!("--result-file={}", to.display());
+        let arguments = ["--read-from-remote-server", "--raw", &result, name];
+        // It writes files, and nothing to us: its silence says nothing.
+        let silent = Control { patience: ONE_FILE, ..control.clone() };
+        Self::program("mariadb-binlog", options, &arguments)
+            .text(&silent, ONE_FILE, 1 << 20)
+            .map_err(|error| self.said(error))?;
+        tempfile::TempPath::try_from_path(path).map_err(Error::Spool)
+    }
+}
+
+/// The newest list whose restore point is the sink's previous one.
+fn usable(spool: &Spool, identity: &str, sink: &mut dyn Sink) -> Option<Inventory> {
+    [NAMES.0, NAMES.1].into_iter().find_map(|name| {
+        let inventory: Inventory = spool.load(name).ok()??;
+        let index = inventory.index.entry()?;
+        (inventory.identity == identity && sink.known(&index)).then_some(inventory)
+    })
+}
+
+/// Why the server's log does not go on where ours ends.
+fn broken(old: &Inventory, now: &Now) -> Option<String> {
+    let ours = &old.list.end.at;
+    match now.files.iter().find(|(name, _)| *name == ours.file) {
+        None => Some(format!("the server no longer has {}", ours.file)),
+        Some((_, size)) if *size < ours.position => {
+            Some(format!("{} is shorter than it was: the log was begun anew", ours.file))
+        }
+        Some(_) => None,
+    }
+}
+
+/// The place that `--master-data=2` writes at a dump's beginning.
+fn place_in(begin: &[u8]) -> Option<Place> {
+    let text = String::from_utf8_lossy(begin);
+    let line = text.lines().find(|line| line.contains("CHANGE MASTER TO MASTER_LOG_FILE="))?;
+    let file = line.split('\'').nth(1)?;
+    let position = line.split("MASTER_LOG_POS=").nth(1)?.trim_end_matches([';', ' ']);
+    number(file)?;
+    Some(Place { file: file.to_owned(), position: position.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dumps_place_is_read_from_its_head() {
+        let head =
+            b"-- MariaDB dump\n-- CHANGE MASTER TO MASTER_LOG_FILE='bin.000003', MASTER_LOG_POS=1234;\n--\n";
+        assert_eq!(place_in(head), Some(Place { file: "bin.000003".to_owned(), position: 1234 }));
+        assert_eq!(place_in(b"-- MariaDB dump\n"), None);
+        assert_eq!(place_in(&head[..60]), None);
+    }
+}
