@@ -203,6 +203,7 @@ kuramori-system-add--restore-order = 復旧順序(1 が最初)
 kuramori-system-add--schedule = 予定: cron の 5 項目
 kuramori-system-add--quota = restic クライアントのリポジトリの上限: `500 GiB`
 kuramori-system-add--source = 読み取り方法を項目ごとに: `kind=smb`。なければ標準の restic クライアント
+kuramori-system-add--agent = このエージェントが読み取る: `名前`、エージェント側の宣言名が異なる場合は `名前:宣言名`
 kuramori-system-add--credentials = restic クライアントの URL・パスワード・証明書を表示せず、ここへ置く(モード 0600)
 kuramori-system-add--import = この既存の restic リポジトリーを履歴ごと引き継ぐ(この機器のフォルダー。読むだけ)
 kuramori-system-add--import-password = そのリポジトリーのパスワードのファイル
@@ -336,3 +337,19 @@ kuramori-config--set = 設定の項目を一つ、すべてのファイルに優
 kuramori-config-check = その設定でサーバーが起動できるかを調べる。誤りはファイル・行・項目で示す
 kuramori-config-show = 有効なすべての値を表示する
 kuramori-config-show--origin = 値の出どころ(ファイル・環境変数・引数・既定値)も示す
+
+kuramori-agent = 部門サーバー上で読み取りを行うエージェントの役割と、その台帳
+kuramori-agent--config = エージェント自身の設定ファイル: root の所有で、他の誰も書き込めない通常のファイル
+kuramori-agent-enrol = 部門サーバーで: `kuramori agent invite` のトークンでエージェントとして登録する
+kuramori-agent-enrol--token = `kuramori agent invite` が表示したトークン。省略時は標準入力から読む
+kuramori-agent-check = 部門サーバーで: エージェント自身の設定ファイルと証明書を調べる
+kuramori-agent-invite = 院内サーバーで: エージェントを一度だけ登録できるトークンを作る
+kuramori-agent-invite--name = エージェントの名前(a-z、数字、`-`)
+kuramori-agent-invite--hours = トークンを使える時間
+kuramori-agent-list = 院内サーバーで: エージェント、証明書、宣言されている対象の一覧
+kuramori-agent-revoke = 院内サーバーで: エージェントの証明書をすべて失効させる
+kuramori-agent-revoke--name = エージェントの名前
+kuramori-agent-revoke--yes = 実際に実行する
+kuramori-agent-rotate-authority = 院内サーバーで: 新しい認証局を作る。エージェントは接続時に移行する
+kuramori-agent-retire-authority = 院内サーバーで: 最新以外の認証局の信頼を終える
+kuramori-agent-retire-authority--force = 旧認証局の証明書を持つエージェントが残っていても実行する(再登録が必要になる)

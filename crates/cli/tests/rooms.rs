@@ -17,6 +17,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("drill", &["model", "repo", "judge", "report"]),
     ("assess", &["model", "drill", "report"]),
     ("source", &["model"]),
+    ("wire", &["model"]),
+    ("agent", &["model", "repo", "source", "wire"]),
     ("audit", &["model"]),
     ("escrow", &["model"]),
     ("judge", &["model"]),
@@ -34,14 +36,14 @@ const ROOMS: &[(&str, &[&str])] = &[
         "server",
         &[
             "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "observe", "catalog",
-            "drill", "report",
+            "drill", "report", "wire",
         ],
     ),
     (
         "cli",
         &[
             "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "catalog", "vault",
-            "server", "drill", "report", "assess",
+            "server", "drill", "report", "assess", "agent", "wire",
         ],
     ),
 ];

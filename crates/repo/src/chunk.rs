@@ -102,12 +102,22 @@ impl Cutter {
                 *number = u64::from_le_bytes(word);
             }
         }
+        Self::with_table(chunking, gear)
+    }
+
+    /// With a table that was derived elsewhere: an agent cuts as its repository does, without its key.
+    pub fn with_table(chunking: Chunking, gear: [u64; 256]) -> Self {
         Self {
             chunking,
             gear,
             shifted: gear.map(|number| number << 1),
             masks: select_masks(NORMAL, Normalization::Level1),
         }
+    }
+
+    /// The table.
+    pub fn table(&self) -> &[u64; 256] {
+        &self.gear
     }
 
     /// The length of the first chunk of `bytes`. Only `bytes.len()` itself may change when more follows.

@@ -51,6 +51,8 @@ pub struct Inner {
     pub(crate) audit: Arc<Mutex<kuramori_audit::Log>>,
     /// One writer at a time into `_control`.
     pub(crate) control: tokio::sync::Mutex<()>,
+    /// Agents that are connected, and their sessions.
+    pub(crate) agents: Arc<crate::agents::Desk>,
     /// One result of another product at a time into its record.
     pub(crate) results_lock: tokio::sync::Mutex<()>,
 }
@@ -101,6 +103,7 @@ impl App {
                 post: Notify::new(),
                 audit: Arc::new(Mutex::new(audit)),
                 control: tokio::sync::Mutex::new(()),
+                agents: Arc::default(),
                 results_lock: tokio::sync::Mutex::new(()),
             }),
         })

@@ -24,6 +24,9 @@ pub enum ServerError {
     /// The repository server.
     #[error(transparent)]
     Serve(#[from] kuramori_serve::ServeError),
+    /// An agent.
+    #[error(transparent)]
+    Agents(#[from] crate::agents::AgentsError),
     /// A departmental system's source.
     #[error(transparent)]
     Source(#[from] kuramori_source::Error),
@@ -121,6 +124,12 @@ pub enum ServerError {
     Bug(String),
 }
 
+impl From<kuramori_wire::Error> for ServerError {
+    fn from(error: kuramori_wire::Error) -> Self {
+        Self::Agents(error.into())
+    }
+}
+
 impl ServerError {
     /// Wraps an I/O error; `fs_err` has put the path into it.
     pub fn file(action: &'static str) -> impl Fn(std::io::Error) -> Self {
@@ -134,6 +143,7 @@ impl ServerError {
             Self::Repository(error) => error,
             Self::Serve(error) => error,
             Self::Source(error) => error,
+            Self::Agents(error) => error,
             Self::Escrow(error) => error,
             Self::Audit(error) => error,
             Self::Notify(error) => error,

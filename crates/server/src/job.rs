@@ -276,7 +276,21 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
         let options =
             Options { parent, patience: PATIENCE, cancel: steering.engine.clone(), ..Options::default() };
         let mut session = repository.backup(options)?;
-        let report = source.read(&mut session, &control)?;
+        let (report, sent) = match &config {
+            kuramori_source::Config::Agent(unit) => {
+                match crate::agents::read(&app_, id.as_str(), unit, &mut session, &control) {
+                    Ok((report, sent)) => (report, Some(sent)),
+                    Err(error) => {
+                        // What it sent is kept, so that the next run need not ask for it again.
+                        if let Err(other) = session.abandon() {
+                            tracing::warn!(system = %id, "an unfinished run is not kept: {}", chain(&other));
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+            _ => (source.read(&mut session, &control)?, None),
+        };
         steering.phase("committing");
         // One that was given up meanwhile leaves no snapshot beside its successor's.
         let pulse = runtime.block_on(app_.catalog.progress(&claim_, &steering.progress(), app_.config.lease));
@@ -297,6 +311,9 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
             time: Some(received),
             excludes: Vec::new(),
         })?;
+        if let Some(sent) = sent {
+            sent.done();
+        }
         let complete = !committed.is_incomplete() && report.fault_count == 0;
         let snapshot = repository.snapshot(committed.id)?;
         let (facts, marker) = facts(&report, &committed, snapshot.tree.to_string());
@@ -371,6 +388,7 @@ fn facts(
         Origin::Mariadb(mariadb) => (mariadb.identity.clone(), None),
         Origin::Dicom(dicom) => (format!("{}/{}", dicom.server, dicom.name), None),
         Origin::Command(_) => (String::new(), None),
+        Origin::Files(files) => (files.machine.clone(), None),
         Origin::Foreign(foreign) => (share(&foreign.share), foreign.share.marker.clone()),
         Origin::Postgres(postgres) => (postgres.system_identifier.clone(), None),
     };

@@ -9,6 +9,7 @@
 //! **Invariant:** no logic that a room should hold, no SQL, no route on TCP that changes anything.
 
 pub mod admin;
+pub mod agents;
 mod app;
 pub mod client;
 pub mod config;

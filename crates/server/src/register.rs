@@ -163,7 +163,8 @@ impl Entry {
 
 /// The departmental server that a source names, also inside of one that stands around another.
 fn server_of(source: &Value) -> Option<&str> {
-    match source.get("server").and_then(Value::as_str) {
+    let named = |key: &str| source.get(key).and_then(Value::as_str);
+    match named("server").or_else(|| named("agent")) {
         Some(server) => Some(server),
         None => source.get("source").and_then(server_of),
     }

@@ -23,6 +23,8 @@ pub struct Running {
     pub console: std::net::SocketAddr,
     /// Where the repository server listens.
     pub serve: std::net::SocketAddr,
+    /// Where the door for agents is, if there is one.
+    pub agents: Option<std::net::SocketAddr>,
 }
 
 /// Runs until SIGTERM or SIGINT; blocks.
@@ -89,6 +91,7 @@ pub async fn start(config: Config) -> Result<Running> {
         app.export_control().await?;
     }
 
+    let agents = crate::agents::open(&app).await?;
     let mut tasks = JoinSet::new();
     let stop = |app: &App| {
         let mut stopping = app.stopping.subscribe();
@@ -132,7 +135,7 @@ pub async fn start(config: Config) -> Result<Running> {
         tasks.spawn(until(stop(&app), look::watch(app.clone(), gate)));
     }
     tasks.spawn(schedule::run(app.clone()));
-    Ok(Running { app, tasks, console: console_address, serve: serve_address })
+    Ok(Running { app, tasks, console: console_address, serve: serve_address, agents })
 }
 
 async fn until(stop: impl Future<Output = ()>, work: impl Future<Output = ()>) {

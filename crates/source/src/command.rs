@@ -52,8 +52,8 @@ struct File {
 /// How long a command may take if its entry does not say.
 const USUAL: Duration = Duration::from_hours(4);
 
-/// Looks an entry up, if the file is what it has to be.
-fn declared(file: &Path, name: &str) -> Result<Declared, Error> {
+/// Reads a file that decides what is run or read here: a plain file of root's that nobody else can write or replace.
+pub fn trusted(file: &Path) -> Result<String, Error> {
     let bad = |why: String| Error::Declaration { path: file.display().to_string(), why };
     let about = fs_err::symlink_metadata(file).map_err(|error| bad(error.to_string()))?;
     if !about.is_file() || about.uid() != 0 || about.mode() & 0o022 != 0 {
@@ -66,7 +66,13 @@ fn declared(file: &Path, name: &str) -> Result<Declared, Error> {
             return Err(bad(format!("others can replace what lies in `{}`", folder.display())));
         }
     }
-    let text = fs_err::read_to_string(file).map_err(|error| bad(error.to_string()))?;
+    fs_err::read_to_string(file).map_err(|error| bad(error.to_string()))
+}
+
+/// Looks an entry up, if the file is what it has to be.
+fn declared(file: &Path, name: &str) -> Result<Declared, Error> {
+    let bad = |why: String| Error::Declaration { path: file.display().to_string(), why };
+    let text = trusted(file)?;
     let mut all: File = toml::from_str(&text).map_err(|error| bad(error.message().to_owned()))?;
     all.command.remove(name).ok_or_else(|| bad(format!("it has no entry `command.{name}`")))
 }
@@ -232,18 +238,24 @@ impl Read for Counted<'_> {
 #[derive(Debug)]
 pub struct AroundSource {
     config: AroundConfig,
+    files: crate::remote::Files,
 }
 
 impl AroundSource {
     /// Runs nothing yet.
     pub fn new(config: AroundConfig) -> Self {
-        Self { config }
+        Self::with_files(config, crate::remote::no_files)
+    }
+
+    /// As [`new`](Self::new), where files may be read too.
+    pub fn with_files(config: AroundConfig, files: crate::remote::Files) -> Self {
+        Self { config, files }
     }
 }
 
 impl Source for AroundSource {
     fn describe(&self) -> Description {
-        match crate::open(&self.config.source) {
+        match crate::open_with(&self.config.source, self.files) {
             Ok(inner) => inner.describe(),
             Err(error) => Description {
                 kind: "around",
@@ -263,7 +275,7 @@ impl Source for AroundSource {
             }
             Program::new(arguments).text(control, within, 1 << 20).map(drop)
         };
-        let inner = crate::open(&self.config.source)?;
+        let inner = crate::open_with(&self.config.source, self.files)?;
         let before = run(&entry.before, control);
         let outcome = match before {
             Ok(()) => inner.read(sink, control),

@@ -30,6 +30,47 @@ pub enum Config {
     Around(AroundConfig),
     /// Another source, read no faster than its department can bear.
     Gentle(GentleConfig),
+    /// Files of an agent's machine; only in an agent's own file.
+    Files(FilesConfig),
+    /// What an agent declares under a name.
+    Agent(AgentConfig),
+}
+
+/// Files and folders of an agent's machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilesConfig {
+    /// What is read, by absolute paths.
+    pub paths: Vec<PathBuf>,
+    /// What is left out: `*.tmp` for names anywhere, `/var/cache/**` for whole paths.
+    #[serde(default)]
+    pub exclude: Vec<String>,
+    /// Do not go into other file systems.
+    #[serde(default)]
+    pub one_file_system: bool,
+    /// Where a snapshot of the volume is mounted: files are read there and keep their own paths.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<PathBuf>,
+}
+
+/// A unit of an agent. The register can only name it; what it is stands in the agent's own file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// The agent's name, as it was enrolled.
+    pub agent: String,
+    /// The unit's name in the agent's file.
+    pub unit: String,
+    /// Data connections, 1 to 8.
+    #[serde(default = "lanes")]
+    pub lanes: u8,
+}
+
+/// A name that stands in files, certificates and folders: `a` to `z`, digits, `-`, at most 60 characters.
+pub fn is_plain_name(name: &str) -> bool {
+    (1..=60).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        && !name.starts_with('-')
 }
 
 /// Limits around another source.
@@ -677,6 +718,17 @@ impl Config {
                 ),
             ]
             .into(),
+            Self::Files(c) => [
+                ("paths", c.paths.is_empty() || !c.paths.iter().all(|path| path.is_absolute())),
+                ("snapshot", c.snapshot.as_ref().is_some_and(|path| !path.is_absolute())),
+            ]
+            .into(),
+            Self::Agent(c) => [
+                ("agent", !is_plain_name(&c.agent)),
+                ("unit", !is_plain_name(&c.unit)),
+                ("lanes", !(1..=8).contains(&c.lanes)),
+            ]
+            .into(),
             Self::Command(c) => [
                 ("server", c.server.is_empty()),
                 ("name", c.name.is_empty()),
@@ -687,7 +739,8 @@ impl Config {
                 c.source.check()?;
                 let zone = c.zone.as_ref();
                 [
-                    ("source", matches!(*c.source, Self::Gentle(_))),
+                    // An agent's limits stand in the agent's own file; here they would not hold.
+                    ("source", matches!(*c.source, Self::Gentle(_) | Self::Agent(_))),
                     ("limits", c.limits.iter().any(|limit| limit.rate.0 < 1024)),
                     ("zone", zone.is_some_and(|name| jiff::tz::TimeZone::get(name).is_err())),
                     ("probe.bounds", c.probe.as_ref().is_some_and(|probe| probe.slow() > probe.limit())),
@@ -696,7 +749,11 @@ impl Config {
             }
             Self::Around(c) => {
                 c.source.check()?;
-                [("name", c.name.is_empty()), ("source", matches!(*c.source, Self::Around(_)))].into()
+                [
+                    ("name", c.name.is_empty()),
+                    ("source", matches!(*c.source, Self::Around(_) | Self::Agent(_))),
+                ]
+                .into()
             }
             Self::Foreign(c) => {
                 if let Some(share) = &c.share {

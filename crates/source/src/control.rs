@@ -152,7 +152,7 @@ fn millis(time: Duration) -> u64 {
 
 /// A token bucket on the boot clock: says how long to wait before the next bytes may be asked for.
 #[derive(Debug)]
-pub(crate) struct Bucket {
+pub struct Bucket {
     clock: Arc<dyn Clock>,
     rate: Option<u64>,
     pace: Pace,
@@ -164,7 +164,8 @@ pub(crate) struct Bucket {
 const BURST: Duration = Duration::from_millis(250);
 
 impl Bucket {
-    pub(crate) fn new(control: &Control) -> Self {
+    /// With the limits of a run.
+    pub fn new(control: &Control) -> Self {
         let clock = Arc::clone(&control.clock);
         let paid = Mutex::new(clock.boot());
         Self { clock, rate: control.rate.filter(|rate| *rate > 0), pace: control.pace.clone(), paid }
@@ -179,7 +180,7 @@ impl Bucket {
     }
 
     /// Takes `bytes` and returns how long to wait before using them.
-    pub(crate) fn take(&self, bytes: u64) -> Duration {
+    pub fn take(&self, bytes: u64) -> Duration {
         let Some(rate) = self.rate() else { return Duration::ZERO };
         let now = self.clock.boot();
         let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);

@@ -45,12 +45,18 @@ const KEPT: usize = 100_000;
 #[derive(Debug)]
 pub struct GentleSource {
     config: GentleConfig,
+    files: crate::remote::Files,
 }
 
 impl GentleSource {
     /// Contacts nobody yet.
     pub fn new(config: GentleConfig) -> Self {
-        Self { config }
+        Self::with_files(config, crate::remote::no_files)
+    }
+
+    /// As [`new`](Self::new), where files may be read too.
+    pub fn with_files(config: GentleConfig, files: crate::remote::Files) -> Self {
+        Self { config, files }
     }
 
     fn zone(&self) -> Result<TimeZone, Error> {
@@ -126,7 +132,7 @@ fn percentile(answers: &[Option<Duration>], percent: usize, unanswered: Duration
 
 impl Source for GentleSource {
     fn describe(&self) -> Description {
-        match crate::open(&self.config.source) {
+        match crate::open_with(&self.config.source, self.files) {
             Ok(inner) => inner.describe(),
             Err(error) => Description {
                 kind: "gentle",
@@ -139,7 +145,7 @@ impl Source for GentleSource {
 
     fn read(&self, sink: &mut dyn Sink, control: &Control) -> Result<Report, Error> {
         let zone = self.zone()?;
-        let inner = crate::open(&self.config.source)?;
+        let inner = crate::open_with(&self.config.source, self.files)?;
         let pace = control.pace.clone();
         let limit = |now| limit_at(&self.config.limits, now, &zone);
         pace.set(limit(control.clock.now()));

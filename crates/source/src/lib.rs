@@ -16,6 +16,7 @@
 //! - [`command`]: the output of a command that this machine's administrator declared; commands before and
 //!   after another source.
 //! - [`gentle`]: around another source: limits by time of day, and backing off by the department's own answers.
+//! - [`remote`]: what an agent reads on the departmental server itself.
 //! - [`foreign`]: another backup product's folder once its set is whole, or only what its result file says.
 //!
 //! **What can go wrong.** An item cannot be read (in use, denied, changed under our eyes): it is tried
@@ -38,13 +39,14 @@ pub mod foreign;
 pub mod gentle;
 pub mod mariadb;
 pub mod postgres;
+pub mod remote;
 pub mod report;
 mod set;
 pub mod sftp;
 pub mod smb;
 
 pub use config::Config;
-pub use control::{Cancel, Control, Pace, Phase, Progress};
+pub use control::{Bucket, Cancel, Control, Pace, Phase, Progress};
 pub use error::Error;
 pub use report::Report;
 
@@ -77,16 +79,23 @@ pub trait Source: std::fmt::Debug + Send {
 
 /// Makes the source that a configuration describes. Reads nothing yet.
 pub fn open(config: &Config) -> Result<Box<dyn Source>, Error> {
+    open_with(config, remote::no_files)
+}
+
+/// As [`open`], for an agent, which may also read the files that its own file declares.
+pub fn open_with(config: &Config, files: remote::Files) -> Result<Box<dyn Source>, Error> {
     config.check()?;
     Ok(match config {
+        Config::Files(config) => files(config)?,
+        Config::Agent(config) => Box::new(remote::AgentSource::new(config.clone())),
         Config::Smb(config) => Box::new(smb::SmbSource::new(config.clone())),
         Config::Postgres(config) => Box::new(postgres::PostgresSource::new(config.clone())),
         Config::Sftp(config) => Box::new(sftp::SftpSource::new(config.clone())),
         Config::Dicom(config) => Box::new(dicom::DicomSource::new(config.clone())),
         Config::Mariadb(config) => Box::new(mariadb::MariadbSource::new(config.clone())),
         Config::Command(config) => Box::new(command::CommandSource::new(config.clone())),
-        Config::Gentle(config) => Box::new(gentle::GentleSource::new(config.clone())),
-        Config::Around(config) => Box::new(command::AroundSource::new(config.clone())),
+        Config::Gentle(config) => Box::new(gentle::GentleSource::with_files(config.clone(), files)),
+        Config::Around(config) => Box::new(command::AroundSource::with_files(config.clone(), files)),
         Config::Foreign(config) => Box::new(foreign::ForeignSource::new(config.clone())),
     })
 }

@@ -98,6 +98,21 @@ pub enum Origin {
     Dicom(DicomOrigin),
     /// A declared command.
     Command(CommandOrigin),
+    /// Files of an agent's machine.
+    Files(FilesOrigin),
+}
+
+/// Facts about files of an agent's machine.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesOrigin {
+    /// The machine's own id (`/etc/machine-id`, hashed), by which it is known again.
+    pub machine: String,
+    /// What was read.
+    pub paths: Vec<String>,
+    /// Where a snapshot was read instead, if one was.
+    pub snapshot: Option<String>,
+    /// Files that changed while they were read.
+    pub restless: u64,
 }
 
 /// Facts about an SFTP server.

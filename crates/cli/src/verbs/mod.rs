@@ -1,6 +1,7 @@
 //! One file a noun. To add one: a module with `Args` and `run`, a variant below, a line in `run`, its
 //! Japanese help in `locale/help.ja.ftl`.
 
+mod agent;
 mod assess;
 mod audit;
 mod backup;
@@ -26,6 +27,8 @@ use crate::{Outcome, ui::Ui};
 /// What the program can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Read this departmental server for the site server, and keep the register of such agents
+    Agent(agent::Args),
     /// See from your own list what is missing and what to do next
     Assess(assess::Args),
     /// Verify and export the tamper-evident log
@@ -62,6 +65,7 @@ pub(crate) enum Verb {
 
 pub(crate) fn run(verb: Verb, ui: &Ui) -> Outcome {
     match verb {
+        Verb::Agent(args) => agent::run(&args, ui),
         Verb::Assess(args) => assess::run(&args, ui),
         Verb::Audit(args) => audit::run(&args, ui),
         Verb::Config(args) => config::run(&args, ui),

@@ -11,7 +11,7 @@ use kuramori_model::fault::Exit;
 use kuramori_server::register::{self, Entry};
 use serde_json::{Map, Value, json};
 
-use super::{server::Connect, windows};
+use super::{agent, server::Connect, windows};
 use crate::{
     Outcome,
     failure::{CliError, Failure},
@@ -85,6 +85,9 @@ struct Add {
     /// How it is read, key by key: `kind=smb`; without any it is a stock restic client
     #[arg(long, value_name = "KEY=VALUE")]
     source: Vec<String>,
+    /// Read by this agent: `NAME`, or `NAME:UNIT` where the unit in the agent's own file is called otherwise
+    #[arg(long, value_name = "NAME[:UNIT]", conflicts_with_all = ["from", "source", "import", "windows"])]
+    agent: Option<String>,
     /// Where to put the URL, passwords and certificate for a restic client or another product's script, mode
     /// 0600, instead of printing them
     #[arg(long, value_name = "FOLDER")]
@@ -210,6 +213,10 @@ fn entries(new: &Add) -> Result<Vec<Entry>, Failure> {
     if let Some(order) = new.restore_order {
         object.insert("restore_order".to_owned(), Value::from(order));
     }
+    if let Some(agent) = &new.agent {
+        let (agent, unit) = agent.split_once(':').unwrap_or((agent, new.id.as_deref().unwrap_or_default()));
+        object.insert("source".to_owned(), json!({ "kind": "agent", "agent": agent, "unit": unit }));
+    }
     for pair in &new.source {
         put(&mut object, &format!("source.{pair}"))?;
     }
@@ -239,6 +246,21 @@ fn add(new: &Add, ui: &Ui) -> Outcome {
         };
         let id = entry.id.as_str();
         ui.line(format!("{}: {id}", ui.pick("登録しました", "registered")));
+        if let Some(name) = added["system"]["source"]["agent"].as_str().filter(|_| new.agent.is_some()) {
+            let agents: Vec<Value> = client.get("/v1/agents")?;
+            let enrolled = agents.iter().any(|agent| {
+                agent["name"] == name && agent["certificates"].as_array().is_some_and(|all| !all.is_empty())
+            });
+            let mut said = added.clone();
+            if !enrolled {
+                let made: Value =
+                    client.post(&format!("/v1/agents/{name}/invite"), &json!({ "hours": 1 }))?;
+                agent::show_invitation(&made, ui);
+                said["invitation"] = made;
+            }
+            ui.data(&said);
+            continue;
+        }
         let granted = if added["product"].is_object() { &added["product"] } else { &added["client"] };
         if let Some(folder) = &new.windows {
             let folder = folder.join(id);

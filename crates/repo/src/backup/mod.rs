@@ -19,6 +19,7 @@
 //! itself. That is the back-pressure and the byte budget.
 
 mod folder;
+mod intake;
 mod packer;
 mod parent;
 mod queue;
@@ -34,6 +35,7 @@ use jiff::Timestamp;
 use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, TreePath};
 
 pub(crate) use folder::Folder;
+pub use intake::Intake;
 pub(crate) use parent::{find, is_unchanged, load_tree};
 pub(crate) use queue::{Batch, DirTask};
 pub(crate) use repack::Repacker;

@@ -52,7 +52,7 @@ impl Parent {
     }
 
     /// The tree of a folder in the parent; the empty path is the root.
-    fn folder(&mut self, path: &[u8]) -> Option<Arc<Tree>> {
+    pub(super) fn folder(&mut self, path: &[u8]) -> Option<Arc<Tree>> {
         if let Some(known) = self.folders.get(path) {
             return known.clone();
         }

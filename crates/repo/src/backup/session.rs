@@ -148,6 +148,14 @@ impl Session {
         })
     }
 
+    /// The table by which content is cut; empty for chunks of fixed size.
+    pub(super) fn gear(&self) -> Vec<u64> {
+        match self.options.chunking {
+            crate::chunk::Chunking::Content => self.cutter.table().to_vec(),
+            crate::chunk::Chunking::Fixed => Vec::new(),
+        }
+    }
+
     /// Whether the work may go on. The threads stop with [`Error::Cancelled`], whatever happened; the
     /// owner of the backup learns the [`cause`](Self::cause).
     pub(crate) fn going(&self) -> Result<()> {

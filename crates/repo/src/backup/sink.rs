@@ -38,7 +38,7 @@ pub(crate) fn node_of(name: &[u8], kind: &EntryKind, meta: &Meta) -> Node {
     node
 }
 
-fn split(path: &TreePath) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &TreePath) -> (&[u8], &[u8]) {
     let bytes = path.as_bytes();
     match bytes.iter().rposition(|byte| *byte == b'/') {
         Some(at) => (&bytes[..at], &bytes[at + 1..]),

@@ -6,6 +6,7 @@
 //! was read, is a note.
 
 mod exclude;
+mod give;
 mod names;
 mod read;
 mod scan;
@@ -20,6 +21,7 @@ use std::{
 use kuramori_model::tree::{EntryKind, FileTime, Meta};
 use rustix::fs::{FileType, Stat};
 
+pub use give::{GiveError, Given, Hooks, give};
 pub(crate) use read::{Found, read_batch};
 pub(crate) use scan::list_dir;
 

@@ -39,7 +39,7 @@ pub(crate) fn read_batch(session: &Session, batch: &Batch) {
 }
 
 /// Reading must not change the time of the last read; only the owner may ask for that.
-fn open(dir: &OwnedFd, name: &CString) -> rustix::io::Result<OwnedFd> {
+pub(super) fn open(dir: &OwnedFd, name: &CString) -> rustix::io::Result<OwnedFd> {
     // Not blocking: what was a file a moment ago may be a pipe by now.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     match rustix::fs::openat(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
@@ -78,7 +78,7 @@ fn read_one(session: &Session, batch: &Batch, found: &Found) {
         // Only advice: a file system that does not take it reads as well.
         let _ = rustix::fs::fadvise(&file, 0, None, Advice::Sequential);
     }
-    meta.xattrs = attributes(session, &file, &path);
+    meta.xattrs = attributes(&mut |path, why| session.note(path, why), &file, &path);
     let outcome = session.read_file(&batch.folder, &mut Content(&file), size, true, &mut |read| {
         let mut node = node_of(name, &kind, &meta);
         node.size = read;
@@ -96,7 +96,7 @@ fn read_one(session: &Session, batch: &Batch, found: &Found) {
     }
 }
 
-fn changed(file: &OwnedFd, before: &Stat) -> bool {
+pub(super) fn changed(file: &OwnedFd, before: &Stat) -> bool {
     rustix::fs::fstat(file).is_ok_and(|after| {
         (after.st_size, after.st_mtime, after.st_mtime_nsec)
             != (before.st_size, before.st_mtime, before.st_mtime_nsec)
@@ -104,13 +104,12 @@ fn changed(file: &OwnedFd, before: &Stat) -> bool {
 }
 
 /// The extended attributes of an open file. One that cannot be read is a note.
-fn attributes(
-    session: &Session,
+pub(super) fn attributes(
+    note: &mut dyn FnMut(String, String),
     file: &OwnedFd,
     path: &dyn Fn() -> std::path::PathBuf,
 ) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let note =
-        |error: io::Error| session.note(show(&path()), format!("its attributes cannot be read: {error}"));
+    let mut note = |error: io::Error| note(show(&path()), format!("its attributes cannot be read: {error}"));
     let mut list = [0_u8; 1024];
     let found = match rustix::fs::flistxattr(file, &mut list) {
         Ok(0) | Err(Errno::OPNOTSUPP) => return Vec::new(),

@@ -145,7 +145,7 @@ impl Place<'_> {
             _ => {}
         }
         let path = join(self.path, bytes);
-        meta.xattrs = attributes(self.session, &path);
+        meta.xattrs = attributes(&mut |path, why| self.session.note(path, why), &path);
         let node = node_of(bytes, &kind, &meta);
         if !matches!(kind, EntryKind::Dir) {
             return self.folder.add(node);
@@ -207,7 +207,7 @@ pub(super) fn add_one(
 }
 
 /// The extended attributes of an item that is not opened. One that cannot be read is a note.
-fn attributes(session: &Session, path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub(super) fn attributes(note: &mut dyn FnMut(String, String), path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut list = [0_u8; 1024];
     let found = match rustix::fs::llistxattr(path, &mut list) {
         Ok(0) | Err(Errno::OPNOTSUPP | Errno::NOENT) => return Vec::new(),
@@ -217,15 +217,12 @@ fn attributes(session: &Session, path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
                 .flat_map(|name| [std::os::unix::ffi::OsStringExt::into_vec(name), vec![0]].concat())
                 .collect(),
             Err(error) => {
-                session.note(show(path), format!("its attributes cannot be listed: {error}"));
+                note(show(path), format!("its attributes cannot be listed: {error}"));
                 return Vec::new();
             }
         },
         Err(error) => {
-            session.note(
-                show(path),
-                format!("its attributes cannot be listed: {}", std::io::Error::from(error)),
-            );
+            note(show(path), format!("its attributes cannot be listed: {}", std::io::Error::from(error)));
             return Vec::new();
         }
     };
@@ -235,7 +232,7 @@ fn attributes(session: &Session, path: &Path) -> Vec<(Vec<u8>, Vec<u8>)> {
             match xattr::get(path, std::convert::identity::<&std::ffi::OsStr>(shown)) {
                 Ok(value) => value.map(|value| (name.to_vec(), value)),
                 Err(error) => {
-                    session.note(show(path), format!("an attribute cannot be read: {error}"));
+                    note(show(path), format!("an attribute cannot be read: {error}"));
                     None
                 }
             }

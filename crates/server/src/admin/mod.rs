@@ -25,12 +25,17 @@
 //! | POST | `/v1/drills/automatic` | whether drills run by themselves |
 //! | GET POST | `/v1/exercises` | records of exercises, newest first; write one down (`?lang=ja\|en` gives its page) |
 //! | GET | `/v1/runbook` | the runbook as HTML, text and facts (`?lang=ja\|en`) |
+//! | GET | `/v1/agents` | agents with their certificates and what they declare |
+//! | POST | `/v1/agents/{name}/invite` | a token to enrol it with, once (`{"hours":1}`) |
+//! | POST | `/v1/agents/{name}/revoke` | none of its certificates counts any more |
+//! | POST | `/v1/agents-authority/rotate`, `/v1/agents-authority/retire` | a new authority; end the trust in older ones (`{"force":false}`) |
 //! | POST | `/v1/time/confirm` | a person says that the clock is right |
 //!
 //! Errors are RFC 9457 problem details with `code`, `kind`, `hint` and `exit_code`.
 //!
 //! **Invariant:** handlers hold no logic; they call what the console and the scheduler call.
 
+mod agents;
 mod drills;
 mod problem;
 mod recovery;
@@ -88,6 +93,11 @@ pub fn router(app: App) -> Router {
         .route("/v1/drills/{number}", get(drills::page))
         .route("/v1/exercises", get(drills::exercises).post(drills::exercise))
         .route("/v1/runbook", get(drills::runbook))
+        .route("/v1/agents", get(agents::list))
+        .route("/v1/agents/{name}/invite", post(agents::invite))
+        .route("/v1/agents/{name}/revoke", post(agents::revoke))
+        .route("/v1/agents-authority/rotate", post(agents::rotate))
+        .route("/v1/agents-authority/retire", post(agents::retire))
         .with_state(app)
 }
 

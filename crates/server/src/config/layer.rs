@@ -43,6 +43,17 @@ pub(crate) struct Layer {
     pub(crate) gate: Option<Gate>,
     #[serde(default)]
     pub(crate) vault: Vault,
+    #[serde(default)]
+    pub(crate) agents: Agents,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Agents {
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) certificate: Option<Span>,
+    pub(crate) tolerance: Option<Span>,
+    pub(crate) wait: Option<Span>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -69,6 +69,8 @@ pub struct Config {
     pub console: SocketAddr,
     /// The repository server.
     pub serve: Serve,
+    /// The door for agents.
+    pub agents: Agents,
     /// How often the scheduler looks for due work.
     pub tick: Duration,
     /// Backup jobs that may run at the same time on different departmental servers.
@@ -119,6 +121,19 @@ pub struct Serve {
     pub certificate: PathBuf,
     /// PEM file with the private key.
     pub key: PathBuf,
+}
+
+/// The door for agents on departmental servers.
+#[derive(Debug, Clone)]
+pub struct Agents {
+    /// Where they connect (TLS 1.3); none: there is no door.
+    pub listen: Option<SocketAddr>,
+    /// How long an agent's certificate is valid; it is renewed when a third is left.
+    pub certificate: Duration,
+    /// How far an agent's certificate may be over, by this server's clock.
+    pub tolerance: Duration,
+    /// How long a job waits for its agent to connect.
+    pub wait: Duration,
 }
 
 /// When and how much is freed.
@@ -230,6 +245,10 @@ impl Config {
         let language = if self.language == Language::Ja { "ja" } else { "en" };
         let mut all = BTreeMap::from([
             ("admin.socket", path(&self.socket)),
+            ("agents.certificate", span(self.agents.certificate)),
+            ("agents.listen", text(&self.agents.listen.map(|at| at.to_string()).unwrap_or_default())),
+            ("agents.tolerance", span(self.agents.tolerance)),
+            ("agents.wait", span(self.agents.wait)),
             ("console.listen", text(&self.console.to_string())),
             ("hospital", text(&self.hospital)),
             ("judge.every", span(self.judge_every)),
@@ -299,6 +318,7 @@ impl Config {
         if !(Duration::from_secs(2)..=Duration::from_hours(1)).contains(&lease) {
             return Err(bad("schedule.lease", "must lie between 2s and 1h".to_owned()));
         }
+        let agents = agents_of(&layer.agents, &bad)?;
         let prune = prune_of(layer.prune, &bad)?;
         let hospital = layer.hospital.unwrap_or_default();
         let notices = layer.notify.map(|notices| notices_of(notices, &hospital, &zone, &bad)).transpose()?;
@@ -323,6 +343,7 @@ impl Config {
                 certificate: layer.serve.certificate.unwrap_or_else(|| data.join("tls/server.pem")),
                 key: layer.serve.key.unwrap_or_else(|| data.join("tls/server.key")),
             },
+            agents,
             tick,
             lease,
             prune,
@@ -391,6 +412,26 @@ fn notices_of(
         matchers: notices.matcher,
     };
     Ok(Notices { heartbeat, notify })
+}
+
+fn agents_of(
+    agents: &layer::Agents,
+    bad: &dyn Fn(&str, String) -> ConfigError,
+) -> Result<Agents, ConfigError> {
+    let hour = Duration::from_hours(1);
+    let certificate = agents.certificate.map_or(hour * 24 * 90, |span| span.0);
+    let tolerance = agents.tolerance.map_or(kuramori_wire::identity::TOLERANCE, |span| span.0);
+    let wait = agents.wait.map_or(Duration::from_mins(2), |span| span.0);
+    if !(Duration::from_secs(1)..=hour * 24 * 825).contains(&certificate) {
+        return Err(bad("agents.certificate", "must lie between 1s and 825d".to_owned()));
+    }
+    if tolerance > hour * 24 * 7 {
+        return Err(bad("agents.tolerance", "must not be more than 7d".to_owned()));
+    }
+    if wait > hour * 4 {
+        return Err(bad("agents.wait", "must not be more than 4h".to_owned()));
+    }
+    Ok(Agents { listen: agents.listen, certificate, tolerance, wait })
 }
 
 fn prune_of(prune: layer::Prune, bad: &dyn Fn(&str, String) -> ConfigError) -> Result<Prune, ConfigError> {

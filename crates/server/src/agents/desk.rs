@@ -1,0 +1,219 @@
+//! Who is connected and which sessions run: what the door's threads and the jobs share.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::Sender,
+    },
+    time::Duration,
+};
+
+use kuramori_wire::{
+    frame::send,
+    line::Writer,
+    message::{Message, SessionId},
+    receive::{Incoming, Shelf},
+    tls,
+};
+
+/// The shared table.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// One change of the register at a time.
+    pub(super) register: tokio::sync::Mutex<()>,
+    /// Connections that are served.
+    pub(super) connections: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    controls: HashMap<String, Control>,
+    sessions: HashMap<SessionId, Arc<Handle>>,
+    tls: Option<(tls::Server, Duration)>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Control {
+    number: u64,
+    start: [u8; 16],
+    writer: Writer,
+}
+
+/// A session that a job waits for.
+pub(crate) struct Handle {
+    pub(super) agent: String,
+    start: [u8; 16],
+    pub(super) mains: Mutex<Sender<Incoming>>,
+    pub(super) shelf: Arc<dyn Shelf>,
+    over: AtomicBool,
+    restarted: AtomicBool,
+    declined: Mutex<Option<(String, String)>>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub(super) fn was_restarted(&self) -> bool {
+        self.restarted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn declined(&self) -> Option<(String, String)> {
+        self.declined.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_connected(&self, agent: &str) -> bool {
+        self.lock().controls.contains_key(agent)
+    }
+
+    /// The door's TLS, if it was made since the authorities changed and is young enough.
+    pub(super) fn tls(&self, now: Duration, most: Duration) -> Option<tls::Server> {
+        let state = self.lock();
+        let (server, made) = state.tls.as_ref()?;
+        (now.saturating_sub(*made) < most).then(|| server.clone())
+    }
+
+    pub(super) fn set_tls(&self, server: tls::Server, now: Duration) {
+        self.lock().tls = Some((server, now));
+    }
+
+    pub(super) fn forget_tls(&self) {
+        self.lock().tls = None;
+    }
+
+    /// A control connection is there; the one before is closed. An agent that was started anew knows nothing of
+    /// the sessions of before.
+    pub(super) fn arrive(&self, agent: &str, start: [u8; 16], writer: Writer) -> u64 {
+        let mut state = self.lock();
+        state.next += 1;
+        let number = state.next;
+        let before = state.controls.insert(agent.to_owned(), Control { number, start, writer });
+        for handle in state.sessions.values() {
+            if handle.agent == agent && handle.start != start {
+                handle.restarted.store(true, Ordering::Release);
+                handle.end();
+            }
+        }
+        drop(state);
+        if let Some(before) = before {
+            before.writer.close();
+        }
+        self.changed.notify_all();
+        number
+    }
+
+    /// Whether this control connection is still the agent's.
+    pub(super) fn is_current(&self, agent: &str, number: u64) -> bool {
+        self.lock().controls.get(agent).is_some_and(|control| control.number == number)
+    }
+
+    pub(super) fn leave(&self, agent: &str, number: u64) {
+        let mut state = self.lock();
+        if state.controls.get(agent).is_some_and(|control| control.number == number) {
+            state.controls.remove(agent);
+        }
+    }
+
+    /// Closes an agent's control connection; a living agent comes back and is looked at anew.
+    pub(super) fn drop_control(&self, agent: &str) {
+        let control = self.lock().controls.remove(agent);
+        if let Some(control) = control {
+            control.writer.close();
+        }
+    }
+
+    /// The same for all.
+    pub(super) fn drop_controls(&self) {
+        let all = std::mem::take(&mut self.lock().controls);
+        for control in all.into_values() {
+            control.writer.close();
+        }
+    }
+
+    /// Ends an agent's sessions.
+    pub(super) fn end_sessions(&self, agent: &str) {
+        for handle in self.lock().sessions.values().filter(|handle| handle.agent == agent) {
+            handle.end();
+        }
+    }
+
+    /// Waits a little until the agent is there, and gives its start.
+    pub(super) fn find(&self, agent: &str, wait: Duration) -> Option<[u8; 16]> {
+        let state = self.lock();
+        let found = |state: &State| state.controls.get(agent).map(|control| control.start);
+        found(&state).or_else(|| {
+            let (state, _) = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner);
+            found(&state)
+        })
+    }
+
+    /// Puts a session up, before the agent is asked to begin it.
+    pub(super) fn put_up(
+        &self,
+        session: SessionId,
+        agent: &str,
+        start: [u8; 16],
+        mains: Sender<Incoming>,
+        shelf: Arc<dyn Shelf>,
+    ) -> Arc<Handle> {
+        let handle = Arc::new(Handle {
+            agent: agent.to_owned(),
+            start,
+            mains: Mutex::new(mains),
+            shelf,
+            over: AtomicBool::new(false),
+            restarted: AtomicBool::new(false),
+            declined: Mutex::default(),
+        });
+        self.lock().sessions.insert(session, handle.clone());
+        handle
+    }
+
+    /// Takes a session down.
+    pub(super) fn take_down(&self, session: SessionId) {
+        if let Some(handle) = self.lock().sessions.remove(&session) {
+            handle.end();
+        }
+    }
+
+    /// The session of this agent; none of another one's.
+    pub(super) fn session(&self, session: SessionId, agent: &str) -> Option<Arc<Handle>> {
+        self.lock().sessions.get(&session).filter(|handle| handle.agent == agent).cloned()
+    }
+
+    /// The agent does not begin it.
+    pub(super) fn decline(&self, session: SessionId, agent: &str, code: String, why: String) {
+        if let Some(handle) = self.session(session, agent) {
+            *handle.declined.lock().unwrap_or_else(PoisonError::into_inner) = Some((code, why));
+            handle.end();
+        }
+    }
+
+    /// Says something to an agent; whether it could be said.
+    pub(super) fn say(&self, agent: &str, message: &Message) -> bool {
+        let writer = self.lock().controls.get(agent).map(|control| control.writer.clone());
+        writer.is_some_and(|mut writer| send(&mut writer, message).is_ok())
+    }
+}
