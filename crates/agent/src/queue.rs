@@ -105,6 +105,7 @@ pub(crate) struct Queue {
 }
 
 /// What the main line sends next.
+#[expect(clippy::large_enum_variant, reason = "one of them exists per line")]
 pub(crate) enum Next {
     Send(Message),
     Idle,

@@ -260,6 +260,10 @@ fn data_line(endpoint: &Endpoint, queue: &Arc<Queue>, session: SessionId, lane: 
                     let why = format!("{} on a data line", kuramori_wire::receive::name(&other));
                     break Err(WireError::Protocol(why).into());
                 }
+                // Whether the session is over is the main line's to say.
+                Err(WireError::Refused { code, why }) if code == "no-session" => {
+                    break Err(WireError::Broken(why).into());
+                }
                 Err(error) => break Err(error.into()),
             }
         };

@@ -180,7 +180,7 @@ fn a_run_that_is_cut_again_and_again_ends_whole_and_a_killed_agent_sends_only_th
         let run: Value = client.get(&format!("/v1/runs/{}", queued["run"])).unwrap();
         let cuts = ward.relay.cuts();
         if cuts < wanted && !ward.relay.pending() {
-            ward.relay.cut_after(1 + random.below(if cuts % 2 == 0 { 6000 } else { 4 << 20 }));
+            ward.relay.cut_after(1 + random.below(if cuts.is_multiple_of(2) { 6000 } else { 4 << 20 }));
         }
         run["ended_at"].is_string().then_some(run)
     });
@@ -242,7 +242,7 @@ fn a_revoked_expired_or_late_agent_is_told_why_and_comes_back_with_its_name() {
     drop(agent);
     let mut faked = Command::new("faketime");
     faked.args(["-f", "+100d", support::PROGRAM, "--json", "agent", "--config"]).arg(&machine.toml);
-    let (output, said) = machine.run_to_end(&mut faked);
+    let (output, said) = agents::run_to_end(&mut faked);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(
         said.contains("wire.clock") && said.matches("2026-").count() + said.matches("2027-").count() >= 3,
@@ -455,7 +455,7 @@ fn a_hostile_server_reaches_nothing_that_the_agents_own_file_does_not_declare() 
     let fresh = BadServer::start(&dir.path().join("ward-2/state"));
     drop(fresh);
     let untrusted = std::thread::spawn(move || {
-        let (output, said) = stranger.run_to_end(&mut stranger.command(&[]));
+        let (output, said) = agents::run_to_end(&mut stranger.command(&[]));
         (output.status.code(), said)
     });
     let refused = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| other.accept()));
@@ -640,7 +640,7 @@ fn a_certificate_is_renewed_in_time_and_one_that_ended_is_refused_with_both_time
         let now: jiff::Timestamp = status["at"].as_str().unwrap().parse().unwrap();
         (now.as_second() > ended.as_second() + 1).then_some(())
     });
-    let (output, said) = machine.run_to_end(&mut machine.command(&[]));
+    let (output, said) = agents::run_to_end(&mut machine.command(&[]));
     assert_eq!(output.status.code(), Some(12), "{said}");
     let last = said.lines().last().unwrap();
     assert!(
@@ -777,7 +777,7 @@ fn commands_and_a_snapshot_are_only_what_the_agents_machine_declares() {
     drop(agent);
     // A declaration that others could write starts nothing.
     fs_err::set_permissions(&machine.toml, std::fs::Permissions::from_mode(0o666)).unwrap();
-    let (output, said) = machine.run_to_end(&mut machine.command(&[]));
+    let (output, said) = agents::run_to_end(&mut machine.command(&[]));
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("source.declaration"), "{said}");
 }

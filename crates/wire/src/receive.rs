@@ -105,6 +105,8 @@ pub struct Tally {
     pub reconnects: u32,
     /// Bytes that came over main connections.
     pub received: u64,
+    /// Number of the last event that was applied.
+    pub applied: u64,
 }
 
 /// How a session is steered.
@@ -164,6 +166,7 @@ pub fn receive(
         state.tally.reconnects += u32::from(!std::mem::take(&mut first));
         let outcome = state.serve(&mut incoming, mains, &mut next, tree, shelf, steer);
         state.tally.received += incoming.reader.received;
+        state.tally.applied = state.applied;
         match outcome {
             Ok(report) => return Ok((report, state.tally)),
             Err(error) if error.is_line() => {

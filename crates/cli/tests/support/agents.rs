@@ -209,13 +209,6 @@ impl Machine {
         lines(&self.command(&["enrol", "--token", token]).output().unwrap())
     }
 
-    /// Runs the agent until it ends by itself.
-    pub(crate) fn run_to_end(&self, command: &mut Command) -> (Output, String) {
-        let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stderr).into_owned();
-        (output, text)
-    }
-
     pub(crate) fn start(&self) -> Agent {
         let log = self.root.join("agent.log");
         let mut options = fs_err::OpenOptions::new();
@@ -223,6 +216,13 @@ impl Machine {
         let child = self.command(&[]).stdout(Stdio::null()).stderr(file.into_parts().0).spawn().unwrap();
         Agent { child, log }
     }
+}
+
+/// Runs an agent until it ends by itself.
+pub(crate) fn run_to_end(command: &mut Command) -> (Output, String) {
+    let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output, text)
 }
 
 /// A running agent; ended when it goes out of sight.

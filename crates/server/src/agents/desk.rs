@@ -1,7 +1,7 @@
 //! Who is connected and which sessions run: what the door's threads and the jobs share.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -33,9 +33,14 @@ pub(crate) struct Desk {
 struct State {
     controls: HashMap<String, Control>,
     sessions: HashMap<SessionId, Arc<Handle>>,
+    /// Sessions that ended well, with their last event: an agent whose line was cut just then still asks.
+    finished: VecDeque<(SessionId, String, u64)>,
     tls: Option<(tls::Server, Duration)>,
     next: u64,
 }
+
+/// Ended sessions that are remembered.
+const FINISHED: usize = 64;
 
 #[derive(Debug)]
 struct Control {
@@ -196,6 +201,22 @@ impl Desk {
         if let Some(handle) = self.lock().sessions.remove(&session) {
             handle.end();
         }
+    }
+
+    /// A session ended well.
+    pub(super) fn finish(&self, session: SessionId, agent: &str, applied: u64) {
+        let mut state = self.lock();
+        if state.finished.len() >= FINISHED {
+            state.finished.pop_front();
+        }
+        state.finished.push_back((session, agent.to_owned(), applied));
+    }
+
+    /// The last event of a session of this agent that ended well.
+    pub(super) fn finished(&self, session: SessionId, agent: &str) -> Option<u64> {
+        let state = self.lock();
+        let found = state.finished.iter().find(|(id, whose, _)| *id == session && whose == agent);
+        found.map(|(_, _, applied)| *applied)
     }
 
     /// The session of this agent; none of another one's.

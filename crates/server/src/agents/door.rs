@@ -190,7 +190,14 @@ fn admitted(
                 }
                 refuse(writer, "no-session", "this session is over".to_owned()).map(|()| Then::Close)
             }
-            _ => closed(refuse(writer, "no-session", "there is no such session of this agent".to_owned())),
+            _ => match app.agents.finished(session, agent) {
+                // It ended well just as the line was cut: the agent only missed the last answer.
+                Some(number) => Ok(send(writer, &Message::Applied { number }).map(|()| Then::Close)?),
+                None => {
+                    let why = "there is no such session of this agent".to_owned();
+                    closed(refuse(writer, "no-session", why))
+                }
+            },
         },
         Message::Lane { session } => match app.agents.session(session, agent) {
             Some(handle) if !handle.is_over() => {

@@ -217,6 +217,10 @@ pub(crate) fn read(
     } else {
         Err(WireError::Broken("the order could not be given".to_owned()))
     };
+    // First remembered, then gone: an agent that asks in between must find one of the two.
+    if let Ok((_, tally)) = &outcome {
+        app.agents.finish(session, agent, tally.applied);
+    }
     app.agents.take_down(session);
     if let Err(error) = shelf.sent.lock().unwrap_or_else(PoisonError::into_inner).flush() {
         tracing::warn!("what `{agent}` sent is not remembered: {error}");
