@@ -353,3 +353,6 @@ kuramori-agent-revoke--yes = 実際に実行する
 kuramori-agent-rotate-authority = 院内サーバーで: 新しい認証局を作る。エージェントは接続時に移行する
 kuramori-agent-retire-authority = 院内サーバーで: 最新以外の認証局の信頼を終える
 kuramori-agent-retire-authority--force = 旧認証局の証明書を持つエージェントが残っていても実行する(再登録が必要になる)
+
+option-to-time = この時刻の状態まで戻す(データベースのログが残っている範囲)
+option-leave-recovery = --to-time とともに: 設定だけを書き、ログの適用はデータベースの最初の起動に任せる
