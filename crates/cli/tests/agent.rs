@@ -282,6 +282,7 @@ fn a_revoked_expired_or_late_agent_is_told_why_and_comes_back_with_its_name() {
         let all = agent["certificates"].as_array().unwrap().clone();
         (all.iter().any(|one| one["authority"] == "Kuramori agents CA 2")).then_some(())
     });
+    support::hospital::until("its arrival", || agent.log().contains("a new certificate").then_some(()));
     drop(agent);
     let (code, said) = ward.say(&["agent", "retire-authority"]);
     if code == Some(5) {
@@ -625,7 +626,7 @@ fn a_certificate_is_renewed_in_time_and_one_that_ended_is_refused_with_both_time
     let agent = machine.start();
     // After two thirds of its six seconds, without a new connection.
     support::hospital::until("the renewal", || (serial(&ward) != first).then_some(()));
-    assert!(agent.log().contains("a new certificate"), "{}", agent.log());
+    support::hospital::until("its arrival", || agent.log().contains("a new certificate").then_some(()));
     assert_eq!(ward.log().matches("an agent is connected").count(), 1);
     // Away for longer than the certificate is valid.
     drop(agent);
