@@ -14,7 +14,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("repo", &["model"]),
     ("serve", &["model"]),
     ("report", &["model"]),
-    ("drill", &["model", "repo", "judge", "report"]),
+    ("drill", &["model", "repo", "judge", "report", "source"]),
     ("assess", &["model", "drill", "report"]),
     ("source", &["model"]),
     ("wire", &["model"]),

@@ -16,6 +16,9 @@ pub enum DrillError {
     /// The engine.
     #[error(transparent)]
     Repository(#[from] kuramori_repo::Error),
+    /// The archive that is to get its studies back.
+    #[error(transparent)]
+    Archive(#[from] kuramori_source::Error),
     /// No restore point fits what was asked for.
     #[error("`{system}` has no restore point that fits: {why}")]
     NoPoint {
@@ -133,6 +136,7 @@ impl Fault for DrillError {
     fn code(&self) -> &'static str {
         match self {
             Self::Repository(error) => error.code(),
+            Self::Archive(error) => error.code(),
             Self::NoPoint { .. } => "drill.no-point",
             Self::NeedsReason { .. } => "drill.needs-reason",
             Self::NotAtHand { .. } => "drill.not-at-hand",
@@ -152,6 +156,7 @@ impl Fault for DrillError {
     fn kind(&self) -> Kind {
         match self {
             Self::Repository(error) => error.kind(),
+            Self::Archive(error) => error.kind(),
             Self::NeedsReason { .. } => Kind::Refused,
             Self::Busy(_) => Kind::Retry,
             Self::Short { damaged: true, .. } => Kind::Damaged,
@@ -162,6 +167,7 @@ impl Fault for DrillError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Repository(error) => return error.hint(),
+            Self::Archive(error) => return error.hint(),
             Self::NoPoint { system, .. } => format!("see `kuramori backup points {system}`"),
             Self::NeedsReason { .. } => "give `--reason \"…\"`; it is logged with your name".to_owned(),
             Self::NotAtHand { system, .. } => format!(
@@ -190,6 +196,7 @@ impl Fault for DrillError {
     fn exit(&self) -> Exit {
         match (self, self.kind()) {
             (Self::Repository(error), _) => error.exit(),
+            (Self::Archive(error), _) => error.exit(),
             (Self::Busy(_), _) => Exit::Locked,
             (Self::Short { damaged: false, .. }, _) => Exit::Partial,
             (_, Kind::Retry | Kind::Fix) => Exit::Fix,

@@ -31,6 +31,7 @@ pub mod profile;
 pub mod restore;
 pub mod runbook;
 pub mod service;
+pub mod study;
 pub mod table;
 pub mod target;
 

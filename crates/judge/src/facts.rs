@@ -31,6 +31,8 @@ pub struct RunFacts {
     pub sent: Option<Timestamp>,
     /// Files that changed while they were read or after the marker was written.
     pub moved: u64,
+    /// Items that were changed although their name promises that they never change (pictures by their UID).
+    pub replaced: u64,
     /// How long the department's own service took to answer before and during the run, in microseconds.
     pub felt: Option<Felt>,
     /// Why the reader believes that the data ends too early (missing end mark, announced size not reached).

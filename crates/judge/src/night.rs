@@ -77,6 +77,9 @@ pub struct AtVault {
     pub generations: u32,
 }
 
+/// How long a picture that was changed under its name is an alarm, in seconds: the next night, whose run sees
+/// nothing new, must not take it away before somebody has looked.
+const REPLACED_S: i64 = 7 * 86_400;
 /// By how much a file may be newer than the marker that says "finished", in seconds: marker and last file
 /// are often written in the same breath.
 const MARKER_SLACK_S: i64 = 60;
@@ -94,6 +97,7 @@ pub fn judge(now: Timestamp, subject: &Subject<'_>) -> Vec<Finding> {
     if let Some((new, before)) = subject.points.split_last() {
         findings.extend(nonsense(new, before, subject));
     }
+    findings.extend(replaced(now, subject));
     findings
 }
 
@@ -158,6 +162,20 @@ fn hang(now: Timestamp, subject: &Subject<'_>) -> Option<Finding> {
             .with("silence", Value::Seconds(still))
             .seen_in(working.run)
     })
+}
+
+/// Something was changed that never changes.
+fn replaced(now: Timestamp, subject: &Subject<'_>) -> Option<Finding> {
+    let recent = |taken: &&Taken| taken.facts.replaced > 0 && taken.received >= later(now, -REPLACED_S);
+    let newest = subject.points.iter().rev().find(recent)?;
+    let all: u64 = subject.points.iter().filter(recent).map(|taken| taken.facts.replaced).sum();
+    Some(
+        subject
+            .finding("judge.replaced", Severity::Alarm, "check-replaced")
+            .with("items", number(all))
+            .with("received", newest.received)
+            .seen_in(newest.sequence),
+    )
 }
 
 /// Too few generations, or a vault that lags behind.

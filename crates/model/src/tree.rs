@@ -155,6 +155,28 @@ pub trait Sink {
 
     /// Records an item that could not be read: the restore point will be marked incomplete.
     fn fault(&mut self, path: &TreePath, why: String);
+
+    /// The file that the previous restore point of this source has at a path; none if it has none, or if nobody
+    /// here remembers it.
+    fn earlier(&mut self, path: &TreePath) -> Option<Earlier> {
+        let _ = path;
+        None
+    }
+
+    /// Bytes of such a file, fewer at its end; none if they cannot be read. Meant for a table or a small part.
+    fn earlier_content(&mut self, path: &TreePath, offset: u64, length: usize) -> Option<Vec<u8>> {
+        let _ = (path, offset, length);
+        None
+    }
+}
+
+/// A file of the previous restore point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Earlier {
+    /// Its size in bytes.
+    pub size: u64,
+    /// What it was described by.
+    pub meta: Meta,
 }
 
 #[cfg(test)]

@@ -336,7 +336,13 @@ async fn backup(app: &App, claim: &Claim, steering: Arc<Steering>) -> Result<End
             complete,
             facts: facts.clone(),
         };
-        let detail = serde_json::json!({});
+        let detail = match &report.origin {
+            // Which ones: whoever compares them needs the names and both digests.
+            Origin::Dicom(dicom) if dicom.replaced_count > 0 => {
+                serde_json::json!({ "replaced": dicom.replaced })
+            }
+            _ => serde_json::json!({}),
+        };
         Ok((End { state, facts, error, point: Some(point), detail }, marker, product_result(&report)))
     })
     .await;
@@ -407,6 +413,10 @@ fn facts(
         newest: report.newest,
         sent: None,
         moved: 0,
+        replaced: match &report.origin {
+            Origin::Dicom(dicom) => dicom.replaced_count,
+            _ => 0,
+        },
         felt: report.felt.as_ref().map(|felt| Felt {
             before_p50_us: micros(felt.before_p50_ms),
             before_p99_us: micros(felt.before_p99_ms),

@@ -1,6 +1,6 @@
 //! What the register says about a source. Unknown keys are errors; secrets are only ever named by a file.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use kuramori_model::units::Bytes;
 use serde::{Deserialize, Serialize};
@@ -280,22 +280,58 @@ pub struct BinlogConfig {
     pub dump_every: Span,
 }
 
-/// A picture archive with Orthanc's REST interface.
+/// How a picture archive is spoken to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DicomBy {
+    /// Orthanc's own REST interface, which tells sizes and changes.
+    #[default]
+    Orthanc,
+    /// DICOMweb: QIDO-RS, WADO-RS, STOW-RS.
+    Dicomweb,
+    /// C-FIND, C-GET, C-STORE.
+    Dimse,
+}
+
+/// The names of both sides of an association: at most 16 characters each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DimseNames {
+    /// The archive's AE title.
+    pub called: String,
+    /// Ours, as the archive has it in its table.
+    #[serde(default = "our_title")]
+    pub calling: String,
+}
+
+/// A picture archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DicomConfig {
+    /// How it is spoken to.
+    #[serde(default)]
+    pub by: DicomBy,
     /// Host name or address.
     pub server: String,
     /// TCP port.
     #[serde(default = "port_orthanc")]
     pub port: u16,
-    /// Path in front of the interface, where a proxy stands before it: `/orthanc`.
+    /// Path in front of the interface: `/dicom-web`, or `/orthanc` where a proxy stands before it.
     #[serde(default)]
     pub path: String,
-    /// The account.
+    /// The account; none with DIMSE.
+    #[serde(default)]
     pub user: String,
-    /// File that holds the password.
-    pub password_file: PathBuf,
+    /// File that holds the password; none with DIMSE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// The names of both sides; with DIMSE only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub titles: Option<DimseNames>,
+    /// After so long each study is read again though its list is the same: only so is a picture seen that was
+    /// changed under its old name. Not needed with Orthanc's own interface, which shows that by itself.
+    #[serde(default = "recheck")]
+    pub recheck: Span,
     /// PEM file with the authorities to trust; with it the connection is encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
@@ -636,6 +672,12 @@ fn port_mariadb() -> u16 {
 fn port_orthanc() -> u16 {
     8042
 }
+fn our_title() -> String {
+    "KURAMORI".into()
+}
+fn recheck() -> Span {
+    Span(Duration::from_hours(30 * 24))
+}
 fn lanes() -> u8 {
     2
 }
@@ -691,7 +733,7 @@ impl Config {
         // What would be read as an option, or as more than one line of an option file.
         let odd =
             |text: &str| text.is_empty() || text.starts_with('-') || text.contains(['"', '\n', '\r', '\\']);
-        let empty: BTreeMap<&str, bool> = match self {
+        let empty: Vec<(&str, bool)> = match self {
             Self::Sftp(c) => [
                 ("server", odd(&c.server)),
                 ("user", odd(&c.user)),
@@ -703,7 +745,14 @@ impl Config {
             Self::Dicom(c) => [
                 ("server", odd(&c.server) || c.server.contains(['/', '@', '?', '#'])),
                 ("path", !c.path.is_empty() && (!c.path.starts_with('/') || c.path.contains(['?', '#']))),
-                ("user", c.user.is_empty()),
+                ("user", c.by == DicomBy::Orthanc && c.user.is_empty()),
+                ("password_file", c.by == DicomBy::Orthanc && c.password_file.is_none()),
+                ("password_file", c.by == DicomBy::Dimse && c.password_file.is_some()),
+                ("titles", (c.by == DicomBy::Dimse) != c.titles.is_some()),
+                ("titles", c.titles.as_ref().is_some_and(|t| !is_title(&t.called) || !is_title(&t.calling))),
+                ("path", c.by == DicomBy::Dimse && !c.path.is_empty()),
+                ("expect.name", c.by != DicomBy::Orthanc && c.expect.name.is_some()),
+                ("recheck", c.recheck.0 < Duration::from_hours(1)),
                 ("lanes", !(1..=8).contains(&c.lanes)),
             ]
             .into(),
@@ -809,6 +858,19 @@ impl Config {
             None => Ok(()),
         }
     }
+}
+
+impl DicomConfig {
+    /// The names of both sides.
+    pub(crate) fn dimse(&self) -> DimseNames {
+        self.titles.clone().unwrap_or_else(|| DimseNames { called: "ANY-SCP".into(), calling: our_title() })
+    }
+}
+
+/// An application's title (PS3.5, 6.2): 1 to 16 printable characters without a backslash.
+fn is_title(text: &str) -> bool {
+    let text = text.trim();
+    (1..=16).contains(&text.len()) && text.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'\\')
 }
 
 /// `type base64`, with or without a comment.

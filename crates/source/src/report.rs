@@ -184,6 +184,25 @@ pub struct DicomOrigin {
     pub changes_before: u64,
     /// And after it: what came in between may be missing and comes with the next run.
     pub changes_after: u64,
+    /// Instances that are not what the archive had under their UID before. Both are in the restore point.
+    #[serde(default)]
+    pub replaced_count: u64,
+    /// The first of them, at most [`LISTED`].
+    #[serde(default)]
+    pub replaced: Vec<Replaced>,
+}
+
+/// A picture that was changed under its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// Study Instance UID.
+    pub study: String,
+    /// SOP Instance UID.
+    pub sop: String,
+    /// SHA-256 of what the archive had before.
+    pub was: String,
+    /// And of what it has now.
+    pub now: String,
 }
 
 /// Facts about a command.

@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper may panic, too")]
 
 mod common;
+#[path = "dicom/other.rs"]
+mod other;
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     sync::{
         Arc,
@@ -20,7 +22,7 @@ use common::{
 use kuramori_model::{
     clock::{Clock, SystemClock},
     fault::Fault,
-    tree::{Entry, EntryKind, Sink, SinkError, TreePath},
+    tree::{Earlier, Entry, EntryKind, FileTime, Meta, Sink, SinkError, TreePath},
 };
 use kuramori_source::{
     Config, Control, Error, Report, Source,
@@ -38,16 +40,25 @@ struct Strict {
     marks: std::collections::BTreeMap<TreePath, (u64, i64, u64)>,
     put: Vec<String>,
     before: std::collections::BTreeMap<TreePath, (u64, i64, u64)>,
+    before_root: PathBuf,
 }
 
 impl Strict {
     fn new(root: &Path, before: Option<&Self>) -> Self {
+        let before_root = before.map(|before| before.folder.root.clone()).unwrap_or_default();
         let before = before.map(|before| before.marks.clone()).unwrap_or_default();
+        fs_err::create_dir_all(root).unwrap();
+        // What is kept has its content there, too.
+        if !before.is_empty() {
+            let from = format!("{}/.", before_root.display());
+            assert!(Command::new("cp").arg("-a").args([&from]).arg(root).status().unwrap().success());
+        }
         Self {
             folder: Folder::new(root),
             marks: std::collections::BTreeMap::default(),
             put: Vec::new(),
             before,
+            before_root,
         }
     }
 
@@ -81,6 +92,17 @@ impl Sink for Strict {
     }
     fn fault(&mut self, path: &TreePath, why: String) {
         self.folder.fault(path, why);
+    }
+    fn earlier(&mut self, path: &TreePath) -> Option<Earlier> {
+        let (size, seconds, inode) = *self.before.get(path)?;
+        let mtime = FileTime { seconds, nanos: 0 };
+        Some(Earlier { size, meta: Meta { mode: 0o600, mtime, inode, ..Meta::default() } })
+    }
+    fn earlier_content(&mut self, path: &TreePath, offset: u64, length: usize) -> Option<Vec<u8>> {
+        self.before.get(path)?;
+        let file = fs_err::read(self.before_root.join(path.to_string())).ok()?;
+        let from = usize::try_from(offset).unwrap().min(file.len());
+        Some(file[from..(from + length).min(file.len())].to_vec())
     }
 }
 
@@ -178,7 +200,7 @@ fn an_archive_comes_study_by_study_without_an_outage_and_another_one_gives_the_s
     // A bundle that was changed is told, and so is one that is cut.
     let path = whole.folder.root.join("studies/2.25.1/part-000.tar");
     let mut bytes = fs_err::read(&path).unwrap();
-    let middle = bytes.len() / 2;
+    let middle = bytes.windows(4).position(|four| four == b"DICM").unwrap() + 9000;
     bytes[middle] ^= 1;
     let back = give_back(&mut bytes.as_slice(), &Orthanc::start().config(), &control()).unwrap();
     assert_eq!(back.wrong.len(), 1, "{back:?}");
@@ -266,7 +288,7 @@ fn a_wrong_login_another_archive_and_one_that_dies_are_never_a_copy() {
     };
     let good = pacs.config();
     let wrong = secret(pacs.temp.path(), "wrong", "wrong");
-    let error = fails(DicomConfig { password_file: wrong, ..good.clone() }, &control());
+    let error = fails(DicomConfig { password_file: Some(wrong), ..good.clone() }, &control());
     assert_eq!(error.code(), "source.wrong-password");
     let error = fails(DicomConfig { port: common::free_port(), ..good.clone() }, &control());
     assert_eq!(error.code(), "source.unreachable");

@@ -5,6 +5,7 @@
 //! configuration, for the day on which the server does not come up.
 
 mod show;
+mod studies;
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
@@ -65,6 +66,8 @@ enum Verb {
     Run(Run),
     /// Get one table out of a PostgreSQL system, as a dump to look at
     Table(Table),
+    /// Give studies back to a picture archive, each instance read back and compared
+    Studies(studies::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -219,6 +222,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
         }
         Verb::Run(run) => carry_out(run, ui),
         Verb::Table(wanted) => table(wanted, ui),
+        Verb::Studies(wanted) => studies::run(wanted, ui),
     }
 }
 

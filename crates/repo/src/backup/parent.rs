@@ -7,7 +7,7 @@ use kuramori_model::tree::{EntryKind, Meta, TreePath};
 use crate::{
     Error, Indexed, Repository, Result,
     format::{
-        blob::BlobId,
+        blob::{BlobId, BlobKind},
         node::{Node, NodeKind},
         tree::Tree,
     },
@@ -24,6 +24,16 @@ pub(super) struct Parent {
     id: Option<FileId>,
     root: Option<BlobId>,
     folders: HashMap<Vec<u8>, Option<Arc<Tree>>>,
+    open: Option<Opened>,
+}
+
+/// A file of the parent that is read in places: where each of its blobs ends, and the one read last.
+#[derive(Debug)]
+struct Opened {
+    path: TreePath,
+    ends: Vec<u64>,
+    ids: Vec<BlobId>,
+    last: Option<(usize, Vec<u8>)>,
 }
 
 impl Parent {
@@ -40,7 +50,7 @@ impl Parent {
             }
             root = Some(snapshot.tree);
         }
-        Ok(Self { repo: repo.clone(), id, root, folders: HashMap::new() })
+        Ok(Self { repo: repo.clone(), id, root, folders: HashMap::new(), open: None })
     }
 
     pub(super) fn id(&self) -> Option<FileId> {
@@ -78,6 +88,45 @@ impl Parent {
         let split = path.iter().rposition(|byte| *byte == b'/');
         let (above, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
         self.folder(above).and_then(|tree| find(&tree, name).cloned())
+    }
+
+    /// Some bytes of a file of the parent; none where they cannot be had.
+    pub(super) fn content(&mut self, path: &TreePath, offset: u64, length: usize) -> Option<Vec<u8>> {
+        if self.open.as_ref().is_none_or(|open| open.path != *path) {
+            let ids = self.node(path)?.content?;
+            let mut ends = Vec::with_capacity(ids.len());
+            let mut end = 0;
+            for id in &ids {
+                let places = self.repo.locations(BlobKind::Data, id).ok()?;
+                let blob = &places.first()?.blob;
+                end += u64::from(blob.plain_len()?);
+                ends.push(end);
+            }
+            self.open = Some(Opened { path: path.clone(), ends, ids, last: None });
+        }
+        let open = self.open.as_mut()?;
+        let until = offset.saturating_add(length as u64).min(open.ends.last().copied().unwrap_or(0));
+        let mut out = Vec::new();
+        let mut at = offset;
+        while at < until {
+            let number = open.ends.partition_point(|end| *end <= at);
+            if open.last.as_ref().is_none_or(|(last, _)| *last != number) {
+                match self.repo.load_blob(BlobKind::Data, open.ids.get(number)?) {
+                    Ok(bytes) => open.last = Some((number, bytes)),
+                    Err(error) => {
+                        tracing::warn!(%path, "the previous restore point cannot be looked into: {error}");
+                        return None;
+                    }
+                }
+            }
+            let (_, bytes) = open.last.as_ref()?;
+            let begin = if number == 0 { 0 } else { open.ends[number - 1] };
+            let from = usize::try_from(at - begin).ok()?;
+            let to = bytes.len().min(usize::try_from(until - begin).ok()?);
+            out.extend(bytes.get(from..to).filter(|piece| !piece.is_empty())?);
+            at = begin + to as u64;
+        }
+        Some(out)
     }
 
     /// Drops what is cached for a folder that is finished.

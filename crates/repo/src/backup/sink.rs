@@ -2,7 +2,7 @@
 
 use std::{io::Read, sync::Arc};
 
-use kuramori_model::tree::{Entry, EntryKind, Meta, Sink, SinkError, TreePath};
+use kuramori_model::tree::{Earlier, Entry, EntryKind, Meta, Sink, SinkError, TreePath};
 
 use super::{Backup, folder::Folder, parent::is_unchanged, session::Change};
 use crate::{
@@ -177,5 +177,18 @@ impl Sink for Backup {
 
     fn fault(&mut self, path: &TreePath, why: String) {
         self.session.fault(path.to_string(), why);
+    }
+
+    fn earlier(&mut self, path: &TreePath) -> Option<Earlier> {
+        let node = self.parent.node(path).filter(|node| node.kind == NodeKind::File)?;
+        let (mtime, atime, ctime) = (node.mtime, node.atime, node.ctime);
+        // The low bits are the permissions in both forms.
+        let meta =
+            Meta { mode: node.mode & 0o777, mtime, atime, ctime, inode: node.inode, ..Meta::default() };
+        Some(Earlier { size: node.size, meta })
+    }
+
+    fn earlier_content(&mut self, path: &TreePath, offset: u64, length: usize) -> Option<Vec<u8>> {
+        self.parent.content(path, offset, length)
     }
 }

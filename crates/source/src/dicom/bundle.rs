@@ -3,6 +3,7 @@
 //! ```text
 //! offsets.json                      instances with place and size; places count from this member's end
 //! <SeriesInstanceUID>/<SOPInstanceUID>.dcm      one member each, exactly as the archive gives it
+//! <SeriesInstanceUID>/<SOPInstanceUID>.was-<12 digits>.dcm    what the archive had under this UID before
 //! digests.json                      SHA-256 of each instance
 //! two empty blocks
 //! ```
@@ -18,8 +19,11 @@ use bytes::{Buf, Bytes};
 use crossbeam_channel::Receiver;
 use serde::{Deserialize, Serialize};
 
-use super::site::{Lanes, Site, piece};
-use crate::{Error, control::Bucket};
+use super::{
+    archive::Spool,
+    site::{Lanes, Site, piece},
+};
+use crate::{Control, Error, control::Bucket};
 
 /// The form of both tables.
 pub const FORMAT: &str = "kuramori.dicom-bundle/1";
@@ -29,7 +33,7 @@ pub(super) const PART: u64 = 128 << 20;
 const LARGE: u64 = 8 << 20;
 /// Bytes of instances that may be held or under way.
 const AHEAD: u64 = 32 << 20;
-const BLOCK: u64 = 512;
+pub(super) const BLOCK: u64 = 512;
 /// Bytes after which the pace is looked at again.
 const STEP: u64 = 64 << 10;
 
@@ -43,6 +47,20 @@ pub(super) struct Instance {
     pub(super) size: u64,
     /// Changes when its content is replaced.
     pub(super) content: String,
+    /// Where it lies in the spool, if it is there already.
+    pub(super) spooled: Option<u64>,
+    /// The digest, if this is what the archive had under the UID before.
+    pub(super) was: Option<String>,
+}
+
+impl Instance {
+    /// Its member's name.
+    fn name(&self) -> String {
+        match &self.was {
+            Some(sha256) => format!("{}.was-{}.dcm", self.sop, sha256.get(..12).unwrap_or_default()),
+            None => format!("{}.dcm", self.sop),
+        }
+    }
 }
 
 /// A row of the offset table.
@@ -56,6 +74,12 @@ pub struct Row {
     pub offset: u64,
     /// Its size in bytes.
     pub size: u64,
+    /// The archive's own mark of its content, where it has one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub mark: String,
+    /// The archive had this under the UID before; it is not given back unless somebody asks for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was: bool,
 }
 
 /// `offsets.json`.
@@ -91,13 +115,14 @@ pub(super) struct Part {
     pub(super) mark: u64,
 }
 
-fn padded(size: u64) -> u64 {
+pub(super) fn padded(size: u64) -> u64 {
     size.next_multiple_of(BLOCK)
 }
 
 /// Cuts a study's instances into files, in an order that does not depend on the archive.
 pub(super) fn plan(study: &str, mut instances: Vec<Instance>, most: u64) -> Vec<Part> {
-    instances.sort_unstable_by(|a, b| (&a.series, &a.sop, &a.id).cmp(&(&b.series, &b.sop, &b.id)));
+    instances
+        .sort_unstable_by(|a, b| (&a.series, &a.sop, &a.was, &a.id).cmp(&(&b.series, &b.sop, &b.was, &b.id)));
     let mut parts: Vec<Vec<Instance>> = Vec::new();
     let mut filled = 0;
     for instance in instances {
@@ -123,9 +148,12 @@ fn part(study: &str, number: u32, instances: Vec<Instance>) -> Part {
             series: instance.series.clone(),
             offset,
             size: instance.size,
+            mark: if instance.spooled.is_some() { String::new() } else { instance.content.clone() },
+            was: instance.was.is_some(),
         });
         offset += padded(instance.size);
-        for text in [&instance.sop, &instance.series, &instance.content, &instance.size.to_string()] {
+        let was = if instance.was.is_some() { "was" } else { "" }.to_owned();
+        for text in [&instance.sop, &instance.series, &instance.content, &instance.size.to_string(), &was] {
             mark.update(text.as_bytes());
             mark.update(b"\0");
         }
@@ -168,21 +196,39 @@ fn header(folder: &str, name: &str, size: u64) -> Vec<u8> {
 /// What is under way of one instance.
 enum Coming {
     Whole(Receiver<Result<Bytes, Error>>),
+    /// It lies in the spool.
+    Spooled,
     /// Too large for memory: asked for when its turn comes.
     Streamed,
 }
 
+/// Where the content of a part comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Feed<'a> {
+    /// The archive, for what is not in the spool.
+    pub(super) site: Option<(&'a Site, &'a Lanes)>,
+    pub(super) spool: &'a Spool,
+    pub(super) bucket: &'a Bucket,
+    pub(super) control: &'a Control,
+}
+
+/// A large instance that is under way.
+struct Stream {
+    /// None: out of the spool, from here on.
+    response: Option<reqwest::blocking::Response>,
+    at: u64,
+    sum: Context,
+    left: u64,
+}
+
 /// A part as the sink reads it.
 pub(super) struct Content<'a> {
-    pub(super) site: &'a Site,
-    pub(super) lanes: &'a Lanes,
-    pub(super) bucket: &'a Bucket,
+    feed: Feed<'a>,
     part: &'a Part,
     asked: usize,
     held: u64,
     coming: VecDeque<(usize, Coming)>,
-    /// A large instance's answer, its digest so far, and what is left of it.
-    stream: Option<(reqwest::blocking::Response, Context, u64)>,
+    stream: Option<Stream>,
     now: VecDeque<Bytes>,
     sha256: Vec<String>,
     closed: bool,
@@ -190,11 +236,9 @@ pub(super) struct Content<'a> {
 }
 
 impl<'a> Content<'a> {
-    pub(super) fn new(site: &'a Site, lanes: &'a Lanes, bucket: &'a Bucket, part: &'a Part) -> Self {
+    pub(super) fn new(feed: Feed<'a>, part: &'a Part) -> Self {
         let mut content = Self {
-            site,
-            lanes,
-            bucket,
+            feed,
             part,
             asked: 0,
             held: 0,
@@ -229,33 +273,39 @@ impl<'a> Content<'a> {
             if !room || self.coming.len() >= 64 {
                 return;
             }
-            let coming = if instance.size > LARGE {
-                Coming::Streamed
-            } else {
-                self.held += instance.size;
-                let (path, size) = (format!("/instances/{}/file", instance.id), instance.size);
-                Coming::Whole(self.lanes.ask(move |site| site.get(&path, size)))
+            let coming = match self.feed.site {
+                _ if instance.spooled.is_some() => Coming::Spooled,
+                Some((_, lanes)) if instance.size <= LARGE => {
+                    self.held += instance.size;
+                    let (path, size) = (format!("/instances/{}/file", instance.id), instance.size);
+                    Coming::Whole(lanes.ask(move |site| site.get(&path, size)))
+                }
+                _ => Coming::Streamed,
             };
             self.coming.push_back((self.asked, coming));
             self.asked += 1;
         }
     }
 
+    fn server(&self) -> String {
+        self.feed.site.map_or_else(|| "the spool".to_owned(), |(site, _)| site.server().to_owned())
+    }
+
     fn short(&self, instance: &Instance, came: u64) -> Error {
         Error::Protocol {
-            server: self.site.server().to_owned(),
+            server: self.server(),
             why: format!("instance `{}` has {came} bytes where {} were listed", instance.sop, instance.size),
         }
     }
 
     /// Slows down for so many bytes, in small steps, so that a pace that changes is followed soon.
     fn brake(&self, bytes: u64) -> Result<(), Error> {
-        let control = self.site.control();
+        let control = self.feed.control;
         let mut left = bytes;
         while left > 0 {
             let step = left.min(STEP);
             left -= step;
-            let wait = self.bucket.take(step);
+            let wait = self.feed.bucket.take(step);
             if !wait.is_zero() {
                 control.clock.sleep(wait);
             }
@@ -267,26 +317,36 @@ impl<'a> Content<'a> {
     }
 
     fn advance(&mut self) -> Result<(), Error> {
-        if let Some((response, sum, left)) = &mut self.stream {
+        if let Some(stream) = &mut self.stream {
             let instance = &self.part.instances[self.sha256.len()];
-            let came = piece(response, 256 << 10).map_err(|error| Error::ConnectionLost {
-                server: self.site.server().to_owned(),
+            let came = match &mut stream.response {
+                Some(response) => piece(response, 256 << 10),
+                None => {
+                    let length = usize::try_from(stream.left.min(256 << 10)).unwrap_or(0);
+                    let mut bytes = vec![0; length];
+                    self.feed.spool.read(&mut bytes, stream.at).map(|()| bytes.into())
+                }
+            };
+            let came = came.map_err(|error| Error::ConnectionLost {
+                server: self.feed.site.map_or_else(String::new, |(site, _)| site.server().to_owned()),
                 what: instance.sop.clone(),
                 why: error.to_string(),
             })?;
-            if came.len() as u64 > *left || (came.is_empty() && *left > 0) {
-                let (size, left) = (instance.size, *left);
-                let error = self.short(instance, size - left + came.len() as u64);
-                return Err(error);
+            if came.len() as u64 > stream.left || (came.is_empty() && stream.left > 0) {
+                let came = instance.size - stream.left + came.len() as u64;
+                return Err(self.short(instance, came));
             }
-            *left -= came.len() as u64;
-            sum.update(&came);
             let bytes = came.len() as u64;
-            let over = *left == 0;
-            self.brake(bytes)?;
+            (stream.left, stream.at) = (stream.left - bytes, stream.at + bytes);
+            stream.sum.update(&came);
+            // What lies in the spool was paid for when it came.
+            let (over, paid) = (stream.left == 0, stream.response.is_none());
+            if !paid {
+                self.brake(bytes)?;
+            }
             self.now.push_back(came);
-            if over && let Some((_, sum, _)) = self.stream.take() {
-                self.sha256.push(hex::encode(sum.finish()));
+            if over && let Some(stream) = self.stream.take() {
+                self.sha256.push(hex::encode(stream.sum.finish()));
                 self.pad(instance.size);
             }
             return Ok(());
@@ -302,23 +362,30 @@ impl<'a> Content<'a> {
             return Ok(());
         };
         let instance = &self.part.instances[number];
-        match coming {
-            Coming::Whole(answer) => {
-                let content = self.lanes.wait(&answer, &instance.sop)?;
+        let head = header(&instance.series, &instance.name(), instance.size);
+        match (coming, self.feed.site) {
+            (Coming::Whole(answer), Some((_, lanes))) => {
+                let content = lanes.wait(&answer, &instance.sop)?;
                 self.held -= instance.size;
                 if content.len() as u64 != instance.size {
                     return Err(self.short(instance, content.len() as u64));
                 }
                 self.sha256.push(hex::encode(digest(&SHA256, &content)));
                 self.brake(instance.size)?;
-                self.member(&instance.series, &format!("{}.dcm", instance.sop), content);
+                self.now.push_back(head.into());
+                self.now.push_back(content);
+                self.pad(instance.size);
             }
-            Coming::Streamed => {
-                let response = self.site.open(&format!("/instances/{}/file", instance.id), instance.size)?;
-                self.now.push_back(
-                    header(&instance.series, &format!("{}.dcm", instance.sop), instance.size).into(),
-                );
-                self.stream = Some((response, Context::new(&SHA256), instance.size));
+            (Coming::Streamed, Some((site, _))) => {
+                let response = site.open(&format!("/instances/{}/file", instance.id), instance.size)?;
+                self.now.push_back(head.into());
+                let sum = Context::new(&SHA256);
+                self.stream = Some(Stream { response: Some(response), at: 0, sum, left: instance.size });
+            }
+            _ => {
+                self.now.push_back(head.into());
+                let (at, sum) = (instance.spooled.unwrap_or(0), Context::new(&SHA256));
+                self.stream = Some(Stream { response: None, at, sum, left: instance.size });
             }
         }
         Ok(())
@@ -362,6 +429,8 @@ mod tests {
             series: series.into(),
             size,
             content: "c".into(),
+            spooled: None,
+            was: None,
         }
     }
 

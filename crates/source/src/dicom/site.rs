@@ -1,4 +1,4 @@
-//! An Orthanc server's REST interface: few requests at a time, each tried again when the line breaks.
+//! An archive's web interface: few requests at a time, each tried again when the line breaks.
 
 use std::{io::Read, sync::Arc, time::Duration};
 
@@ -6,8 +6,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use reqwest::{
     StatusCode,
-    blocking::{Body, Client, Response},
-    header::CONTENT_TYPE,
+    blocking::{Body, Client, RequestBuilder, Response},
+    header::{ACCEPT, CONTENT_TYPE},
     redirect::Policy,
 };
 use serde::de::DeserializeOwned;
@@ -15,6 +15,8 @@ use zeroize::Zeroizing;
 
 use crate::{Control, Error, config::DicomConfig};
 
+/// Answers in JSON, DICOM's own model of it first.
+pub(super) const ACCEPT_JSON: &str = "application/dicom+json, application/json";
 /// Tries of one request.
 const TRIES: u32 = 4;
 /// Pause between them; grows.
@@ -30,7 +32,7 @@ pub(super) struct Site {
     client: Client,
     base: String,
     user: String,
-    password: Arc<Zeroizing<String>>,
+    password: Option<Arc<Zeroizing<String>>>,
     server: String,
     patience: Duration,
     control: Control,
@@ -61,7 +63,10 @@ impl Site {
             client: client.build().map_err(|error| tls(error.to_string()))?,
             base: format!("{scheme}://{server}{}", config.path.trim_end_matches('/')),
             user: config.user.clone(),
-            password: Arc::new(crate::config::password(&config.password_file)?),
+            password: match &config.password_file {
+                Some(file) => Some(Arc::new(crate::config::password(file)?)),
+                None => None,
+            },
             server,
             patience: control.patience,
             control: control.clone(),
@@ -114,8 +119,21 @@ impl Site {
         }
     }
 
+    /// With our name, if we have one.
+    fn known(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.password {
+            Some(password) => request.basic_auth(&self.user, Some(password.as_str())),
+            None => request,
+        }
+    }
+
     /// Asks; again when the line breaks or the server is in trouble. `expected` bytes set the time limit.
     pub(super) fn open(&self, path: &str, expected: u64) -> Result<Response, Error> {
+        self.open_as(path, expected, "*/*")
+    }
+
+    /// As [`open`](Self::open), for an answer of some kind.
+    pub(super) fn open_as(&self, path: &str, expected: u64, accept: &str) -> Result<Response, Error> {
         let limit = self.patience + Duration::from_secs(expected / SLOWEST);
         let mut tries = 0;
         loop {
@@ -124,9 +142,8 @@ impl Site {
             }
             tries += 1;
             let request = self
-                .client
-                .get(format!("{}{path}", self.base))
-                .basic_auth(&self.user, Some(self.password.as_str()))
+                .known(self.client.get(format!("{}{path}", self.base)))
+                .header(ACCEPT, accept)
                 .timeout(limit);
             let error = match request.send() {
                 Ok(response) if response.status().is_success() => return Ok(response),
@@ -143,10 +160,15 @@ impl Site {
 
     /// A whole answer in memory.
     pub(super) fn get(&self, path: &str, expected: u64) -> Result<Bytes, Error> {
+        self.get_as(path, expected, "*/*")
+    }
+
+    /// As [`get`](Self::get), for an answer of some kind.
+    pub(super) fn get_as(&self, path: &str, expected: u64, accept: &str) -> Result<Bytes, Error> {
         let mut tries = 0;
         loop {
             tries += 1;
-            let response = self.open(path, expected)?;
+            let response = self.open_as(path, expected, accept)?;
             let announced = response.content_length();
             if announced.is_some_and(|length| length > MOST) {
                 return Err(Error::Protocol {
@@ -173,24 +195,28 @@ impl Site {
 
     /// Stores one instance; only ever called to give a backup back.
     pub(super) fn store(&self, content: Bytes) -> Result<serde_json::Value, Error> {
-        let limit = self.patience + Duration::from_secs(content.len() as u64 / SLOWEST);
-        let response = self
-            .client
-            .post(format!("{}/instances", self.base))
-            .basic_auth(&self.user, Some(self.password.as_str()))
-            .header(CONTENT_TYPE, "application/dicom")
-            .timeout(limit)
-            .body(Body::from(content))
-            .send()
-            .map_err(|error| self.failure("/instances", &error))?;
-        if !response.status().is_success() {
-            return Err(self.refused("/instances", response.status()));
-        }
-        let bytes = response.bytes().map_err(|error| self.failure("/instances", &error))?;
+        let bytes = self.post("/instances", "application/dicom", content)?;
         serde_json::from_slice(&bytes).map_err(|error| Error::Protocol {
             server: self.server.clone(),
             why: format!("the answer to an upload is not what was expected: {error}"),
         })
+    }
+
+    /// Sends something; only ever called to give a backup back.
+    pub(super) fn post(&self, path: &str, kind: &str, content: Bytes) -> Result<Bytes, Error> {
+        let limit = self.patience + Duration::from_secs(content.len() as u64 / SLOWEST);
+        let response = self
+            .known(self.client.post(format!("{}{path}", self.base)))
+            .header(CONTENT_TYPE, kind)
+            .header(ACCEPT, ACCEPT_JSON)
+            .timeout(limit)
+            .body(Body::from(content))
+            .send()
+            .map_err(|error| self.failure(path, &error))?;
+        if !response.status().is_success() {
+            return Err(self.refused(path, response.status()));
+        }
+        response.bytes().map_err(|error| self.failure(path, &error))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the tests of both kinds of source share: a sink that writes to a folder and keeps books.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod dcmqr;
 pub mod mariadb;
 pub mod orthanc;
 pub mod postgres;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use kuramori_model::clock::{Random, SeededRandom};
-use kuramori_source::config::{DicomConfig, DicomExpect, Span};
+use kuramori_source::config::{DicomBy, DicomConfig, DicomExpect, DimseNames, Span};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
@@ -23,19 +23,48 @@ pub struct Orthanc {
 
 impl Orthanc {
     pub fn start() -> Self {
+        Self::with(&serde_json::json!({}))
+    }
+
+    /// With further settings.
+    pub fn with(more: &serde_json::Value) -> Self {
         let temp = TempDir::with_prefix("kuramori-orthanc-").unwrap();
         let mut orthanc = Self { temp, port: super::free_port(), server: None };
         let folder = orthanc.path("db");
         fs_err::create_dir(&folder).unwrap();
-        let config = serde_json::json!({
+        let mut config = serde_json::json!({
             "Name": "TEST-PACS", "StorageDirectory": folder, "IndexDirectory": folder,
             "HttpPort": orthanc.port, "DicomServerEnabled": false, "RemoteAccessAllowed": false,
             "AuthenticationEnabled": true, "RegisteredUsers": { USER: PASSWORD }, "Plugins": [],
             "TemporaryDirectory": orthanc.temp.path(), "HttpThreadsCount": 8,
         });
+        for (key, value) in more.as_object().unwrap() {
+            config[key] = value.clone();
+        }
         fs_err::write(orthanc.path("orthanc.json"), config.to_string()).unwrap();
         orthanc.serve();
         orthanc
+    }
+
+    /// One that also speaks DICOMweb and DIMSE, and takes another picture under an old name.
+    pub fn open() -> Self {
+        Self::with(&serde_json::json!({
+            "Plugins": ["/usr/share/orthanc/plugins/libOrthancDicomWeb.so"], "OverwriteInstances": true,
+            "DicomWeb": { "Enable": true, "Root": "/dicom-web/" },
+            "DicomServerEnabled": true, "DicomAet": "TEST-PACS", "DicomPort": super::free_port(),
+            "DicomCheckCalledAet": true, "DicomAlwaysAllowEcho": true, "DicomAlwaysAllowStore": true,
+            "DicomAlwaysAllowFind": true, "DicomAlwaysAllowGet": true, "LimitFindResults": 7,
+        }))
+    }
+
+    pub fn web(&self) -> DicomConfig {
+        DicomConfig { by: DicomBy::Dicomweb, path: "/dicom-web".into(), ..self.config() }
+    }
+
+    pub fn dimse(&self) -> DicomConfig {
+        let config: serde_json::Value =
+            serde_json::from_slice(&fs_err::read(self.path("orthanc.json")).unwrap()).unwrap();
+        dimse(u16::try_from(config["DicomPort"].as_u64().unwrap()).unwrap(), "TEST-PACS")
     }
 
     pub fn serve(&mut self) {
@@ -112,16 +141,31 @@ impl Orthanc {
 
     pub fn config(&self) -> DicomConfig {
         DicomConfig {
-            server: "127.0.0.1".into(),
+            by: DicomBy::Orthanc,
             port: self.port,
-            path: String::new(),
             user: USER.into(),
-            password_file: super::secret(self.temp.path(), "password", PASSWORD),
-            ca_file: None,
-            lanes: 2,
-            connect_within: Span(Duration::from_secs(5)),
-            expect: DicomExpect::default(),
+            password_file: Some(super::secret(self.temp.path(), "password", PASSWORD)),
+            titles: None,
+            ..dimse(0, "NOBODY")
         }
+    }
+}
+
+/// The configuration of any archive that speaks DIMSE.
+pub fn dimse(port: u16, called: &str) -> DicomConfig {
+    DicomConfig {
+        by: DicomBy::Dimse,
+        server: "127.0.0.1".into(),
+        port,
+        path: String::new(),
+        user: String::new(),
+        password_file: None,
+        titles: Some(DimseNames { called: called.into(), calling: "KURAMORI".into() }),
+        recheck: Span(Duration::from_hours(30 * 24)),
+        ca_file: None,
+        lanes: 2,
+        connect_within: Span(Duration::from_secs(5)),
+        expect: DicomExpect::default(),
     }
 }
 
@@ -133,6 +177,11 @@ impl Drop for Orthanc {
 
 /// A Part 10 file (explicit VR little endian, secondary capture) with so many bytes of picture.
 pub fn dicom(study: u64, series: u64, instance: u64, pixels: usize) -> Vec<u8> {
+    changed(study, series, instance, pixels, 0)
+}
+
+/// The same names, and other pixels.
+pub fn changed(study: u64, series: u64, instance: u64, pixels: usize, salt: u64) -> Vec<u8> {
     fn element(group: u16, element: u16, vr: [u8; 2], value: &[u8]) -> Vec<u8> {
         let mut value = value.to_vec();
         if value.len() % 2 == 1 {
@@ -159,11 +208,12 @@ pub fn dicom(study: u64, series: u64, instance: u64, pixels: usize) -> Vec<u8> {
     ]
     .concat();
     let mut picture = vec![0; pixels & !1];
-    SeededRandom::new(study << 40 | series << 20 | instance).fill(&mut picture);
+    SeededRandom::new(salt << 60 | study << 40 | series << 20 | instance).fill(&mut picture);
     let set = [
         element(8, 5, *b"CS", b"ISO_IR 192"),
         element(8, 0x16, *b"UI", class),
         element(8, 0x18, *b"UI", sop.as_bytes()),
+        element(8, 0x20, *b"DA", format!("2026{:02}{:02}", 1 + study % 12, 1 + study % 28).as_bytes()),
         element(8, 0x60, *b"CS", b"OT"),
         element(0x10, 0x10, *b"PN", "試験^患者".as_bytes()),
         element(0x10, 0x20, *b"LO", format!("P{study}").as_bytes()),
