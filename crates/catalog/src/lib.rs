@@ -33,6 +33,7 @@ mod lease;
 mod outbox;
 mod point;
 mod pool;
+mod result;
 mod run;
 mod secret;
 mod sql;
@@ -110,6 +111,7 @@ impl Catalog {
         let inner = Inner { pool, clock, boot_id: boot_id.to_owned(), database, _guard: guard };
         let catalog = Self { inner: Arc::new(inner) };
         catalog.tick().await?;
+        catalog.move_results().await?;
         Ok(catalog)
     }
 

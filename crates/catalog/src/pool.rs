@@ -34,7 +34,11 @@ macro_rules! step {
     };
 }
 
-const STEPS: [Step; 2] = [step!(1, "catalog", "0001_catalog.sql"), step!(2, "servers", "0002_servers.sql")];
+const STEPS: [Step; 3] = [
+    step!(1, "catalog", "0001_catalog.sql"),
+    step!(2, "servers", "0002_servers.sql"),
+    step!(3, "results", "0003_results.sql"),
+];
 
 /// The same number for every server of every version: "kuramori".
 const WRITER: &str = "SELECT pg_advisory_xact_lock(7743220897106850409)";

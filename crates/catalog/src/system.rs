@@ -239,6 +239,7 @@ impl Catalog {
         for sql in [
             "DELETE FROM runs WHERE system = $1",
             "DELETE FROM points WHERE system = $1",
+            "DELETE FROM results WHERE system = $1",
             "DELETE FROM systems WHERE id = $1",
         ] {
             let done = sql::query(sql).bind(id.as_str()).execute(&mut tx).await?;

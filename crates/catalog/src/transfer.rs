@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Every table with its order, parents before children.
-const TABLES: [(&str, &str); 16] = [
+const TABLES: [(&str, &str); 17] = [
     ("counters", "name"),
     ("settings", "name"),
     ("systems", "id"),
@@ -45,6 +45,7 @@ const TABLES: [(&str, &str); 16] = [
     ("jumps", "id"),
     ("clocks", "boot_id"),
     ("leases", "name"),
+    ("results", "system, number"),
 ];
 
 const FORM: i64 = 1;
@@ -91,6 +92,7 @@ impl Catalog {
     pub async fn import(export: &Path, database: impl Into<Database>, clock: Arc<dyn Clock>) -> Result<Self> {
         let catalog = Self::open(database, clock).await?;
         catalog.fill(export).await?;
+        catalog.move_results().await?;
         Ok(catalog)
     }
 

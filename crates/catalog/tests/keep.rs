@@ -243,7 +243,7 @@ async fn a_damaged_export_changes_nothing(engine: Engine) {
         let error = Catalog::import(&bad, &database, clock.clone()).await.unwrap_err();
         assert_eq!(error.code(), "catalog.bad-export", "case {n}: {error}");
     }
-    fs_err::write(&bad, text.replacen("\"migration\":2", "\"migration\":99", 1)).unwrap();
+    fs_err::write(&bad, text.replacen("\"migration\":3", "\"migration\":99", 1)).unwrap();
     assert_eq!(Catalog::import(&bad, &database, clock.clone()).await.unwrap_err().code(), "catalog.newer");
     Catalog::import(&good, &database, clock).await.unwrap();
 }

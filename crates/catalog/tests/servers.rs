@@ -10,11 +10,16 @@ use std::{sync::Arc, time::Duration};
 use common::{Engine, House, house, id, job, on_both_engines, point, system};
 use kuramori_catalog::{Catalog, Claim, End, Enqueued, Place, RunState};
 use kuramori_judge::facts::RunFacts;
-use kuramori_model::{clock::ManualClock, fault::Fault};
+use kuramori_model::{
+    clock::ManualClock,
+    fault::Fault,
+    foreign::{JobResult, JobState},
+};
 
 const LEASE: Duration = Duration::from_mins(2);
 
 on_both_engines! {
+    a_products_results_are_recorded_once_in_order_and_come_back_from_an_export,
     a_job_that_was_taken_over_keeps_its_number_and_a_stale_epoch_cannot_commit,
     a_lease_changes_hands_only_when_it_is_over,
 }
@@ -162,4 +167,66 @@ async fn time_passes_once_for_servers_side_by_side_and_goes_on_when_one_is_gone(
     one.tick().await.unwrap();
     assert!(one.suspended().await.unwrap().is_some(), "each machine's jump is seen by itself");
     assert!(two.removals_allowed().await.is_err(), "and counts for all");
+}
+
+fn result(job: &str, minute: i64) -> JobResult {
+    JobResult {
+        format: kuramori_model::foreign::FORMAT.to_owned(),
+        system: id("billing"),
+        product: "veeam".to_owned(),
+        job: job.to_owned(),
+        state: JobState::Success,
+        started: None,
+        ended: jiff::Timestamp::from_second(1_790_000_000 + minute * 60).unwrap(),
+        bytes: 7,
+        files: Vec::new(),
+        message: "夜間".to_owned(),
+    }
+}
+
+async fn a_products_results_are_recorded_once_in_order_and_come_back_from_an_export(engine: Engine) {
+    let House { catalog, clock, dir } = house(engine).await;
+    // Everybody hears the same twenty results at once; on PostgreSQL there are two servers.
+    let other = match engine {
+        Engine::Sqlite => catalog.clone(),
+        Engine::Postgres => {
+            Catalog::open_as_booted(dir.database("catalog"), clock.clone(), "boot-2").await.unwrap()
+        }
+    };
+    let hear = |catalog: Catalog| async move {
+        let mut new = 0;
+        for minute in 0..20 {
+            new += u64::from(catalog.add_result(&result("nightly", minute), "mail").await.unwrap().is_some());
+        }
+        new
+    };
+    let (a, b) = (tokio::spawn(hear(catalog.clone())), tokio::spawn(hear(other.clone())));
+    assert_eq!(a.await.unwrap() + b.await.unwrap(), 20, "each once");
+    let known = catalog.results(&id("billing")).await.unwrap();
+    assert_eq!(known.iter().map(|known| known.number).collect::<Vec<_>>(), (1..=20).collect::<Vec<_>>());
+    assert_eq!((known[0].way.as_str(), known[0].result.message.as_str()), ("mail", "夜間"));
+    assert!(catalog.results(&id("pacs")).await.unwrap().is_empty());
+    for minute in 20..130 {
+        clock.advance(Duration::from_mins(1));
+        catalog.add_result(&result("nightly", minute), "mail").await.unwrap().unwrap();
+    }
+    let known = other.results(&id("billing")).await.unwrap();
+    assert_eq!((known.len(), known[0].number, known[99].number), (100, 31, 130), "the newest hundred");
+
+    // What an older version kept in the settings is moved when the catalog is opened, and only once.
+    let mut old: Vec<_> = known.iter().take(3).cloned().collect();
+    for recorded in &mut old {
+        recorded.result.system = id("pacs");
+    }
+    catalog.set_setting("results/pacs", &old).await.unwrap();
+    catalog.set_setting("results/gone", &old).await.unwrap();
+    let export = dir.path().join("export.jsonl");
+    catalog.export(&export).await.unwrap();
+    let again = Catalog::import(&export, dir.database("again"), clock.clone()).await.unwrap();
+    assert_eq!(again.results(&id("billing")).await.unwrap(), known);
+    let moved = again.results(&id("pacs")).await.unwrap();
+    assert_eq!(moved.len(), 3, "with the time at which they came: {moved:?}");
+    assert_eq!(moved[0].received, old[0].received);
+    assert!(again.setting::<serde_json::Value>("results/pacs").await.unwrap().is_none());
+    assert!(again.setting::<serde_json::Value>("results/gone").await.unwrap().is_none());
 }

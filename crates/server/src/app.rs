@@ -53,8 +53,6 @@ pub struct Inner {
     pub(crate) control: tokio::sync::Mutex<()>,
     /// Agents that are connected, and their sessions.
     pub(crate) agents: Arc<crate::agents::Desk>,
-    /// One result of another product at a time into its record.
-    pub(crate) results_lock: tokio::sync::Mutex<()>,
 }
 
 impl std::ops::Deref for App {
@@ -104,7 +102,6 @@ impl App {
                 audit: Arc::new(Mutex::new(audit)),
                 control: tokio::sync::Mutex::new(()),
                 agents: Arc::default(),
-                results_lock: tokio::sync::Mutex::new(()),
             }),
         })
     }

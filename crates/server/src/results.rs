@@ -29,10 +29,6 @@ use crate::{
 /// Most that a shelf may hold.
 const QUOTA: u64 = 256 << 20;
 
-fn setting(system: &SystemId) -> String {
-    format!("results/{system}")
-}
-
 /// The entry's other product, if one protects the system.
 pub(crate) fn of(system: &System) -> Option<ForeignConfig> {
     let config: kuramori_source::Config = serde_json::from_value(system.source.clone()).ok()?;
@@ -79,21 +75,19 @@ impl Sink for Nothing {
 impl App {
     /// The recorded results of a system, oldest first.
     pub(crate) async fn results(&self, system: &SystemId) -> Result<Vec<Recorded>> {
-        Ok(self.catalog.setting(&setting(system)).await?.unwrap_or_default())
+        Ok(self.catalog.results(system).await?)
     }
 
     /// Records a result under our number and time. One that is known changes nothing.
     pub(crate) async fn record_result(&self, result: JobResult, way: &str) -> Result<bool> {
-        let _one = self.results_lock.lock().await;
-        let (system, mut records) = (result.system.clone(), self.results(&result.system).await?);
+        let system = result.system.clone();
         let data = serde_json::json!({
             "product": result.product, "job": result.job, "state": result.state, "ended": result.ended, "way": way,
         });
         let kind = if result.state == JobState::Request { "gate.requested" } else { "foreign.result" };
-        if foreign::add(&mut records, result, way, self.clock.now()).is_none() {
+        if self.catalog.add_result(&result, way).await?.is_none() {
             return Ok(false);
         }
-        self.catalog.set_setting(&setting(&system), &records).await?;
         self.event("product", kind, Some(&system), &data).await?;
         self.work.notify_one();
         Ok(true)

@@ -44,7 +44,7 @@ fn secret(folder: &Path, name: &str, text: &str) -> PathBuf {
 #[test]
 fn one_study_alone_and_a_whole_archive_go_back_and_a_changed_picture_is_an_alarm() {
     let dir = tempfile::tempdir().unwrap();
-    let site = Site::new(&dir.path().join("site"), "[judge]\nevery = \"1s\"\n");
+    let site = Site::new(&dir.path().join("site"), "");
     site.init();
     let _server = Server::start(&site);
     let client = site.client();
