@@ -89,7 +89,7 @@ impl Catalog {
         .await?;
         sql::query("DELETE FROM results WHERE system = $1 AND number <= $2")
             .bind(result.system.as_str())
-            .bind(signed(number).saturating_sub(HISTORY as i64))
+            .bind(signed(number.saturating_sub(HISTORY as u64)))
             .execute(tx)
             .await?;
         Ok(Some(number))

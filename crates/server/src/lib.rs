@@ -16,6 +16,7 @@ pub mod config;
 pub mod console;
 mod control;
 pub mod drills;
+mod ears;
 pub mod enrol;
 pub mod error;
 pub mod facts;

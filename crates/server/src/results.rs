@@ -159,7 +159,7 @@ pub(crate) async fn catch_up(app: &App) -> Result<()> {
     Ok(())
 }
 
-fn refuse(app: &App, system: &SystemId, why: &str) {
+pub(crate) fn refuse(app: &App, system: &SystemId, why: &str) {
     tracing::warn!(%system, why, "a posted result cannot be used");
     app.refused.note(
         Finding::new("foreign.bad-result", Severity::Warning, "check-login").of(system).with("why", why),

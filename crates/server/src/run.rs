@@ -7,7 +7,7 @@ use kuramori_serve::{Limits, Mode};
 use tokio::{net::TcpListener, task::JoinSet};
 
 use crate::{
-    App, ServerError, admin, config::Config, console, drills, error::Result, job, look, post, receive,
+    App, ServerError, admin, config::Config, console, drills, ears, error::Result, job, look, post, receive,
     report, results, retention, schedule, wal, watchman,
 };
 
@@ -77,6 +77,7 @@ pub async fn start(config: Config) -> Result<Running> {
             tracing::warn!(run = %run.id, system = %run.system, "its server died; the run is taken back");
         }
     }
+    let mut tasks = ears::open(&app).await?;
     let adopted = job::adopt(&app).await?;
     if adopted > 0 {
         tracing::warn!(
@@ -92,7 +93,6 @@ pub async fn start(config: Config) -> Result<Running> {
     }
 
     let agents = crate::agents::open(&app).await?;
-    let mut tasks = JoinSet::new();
     let stop = |app: &App| {
         let mut stopping = app.stopping.subscribe();
         async move {

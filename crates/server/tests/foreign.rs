@@ -193,3 +193,99 @@ async fn a_products_folder_becomes_a_restore_point_that_restic_gives_back() {
     .await;
     running.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_come_by_mail_and_syslog_and_what_is_forged_or_unknown_is_never_a_success() {
+    let temp = tempfile::tempdir().unwrap();
+    let [mail, tcp, udp] = [hospital::free_port(), hospital::free_port(), hospital::free_port()];
+    let more = format!(
+        "[results]\nmail = \"127.0.0.1:{mail}\"\nmail_bytes = \"64 kB\"\nsyslog_tcp = \"127.0.0.1:{tcp}\"\n\
+         syslog_udp = \"127.0.0.1:{udp}\"\n"
+    );
+    let site = Site::new(&temp.path().join("site"), &more);
+    site.init();
+    let running = run::start(site.config()).await.unwrap();
+    beside(move || {
+        let client = site.client();
+        let add = |id: &str, product: &str, hear: Value| {
+            let source = json!({ "kind": "foreign", "server": "127.0.0.1", "product": product, "hear": hear });
+            let expect = json!({ "min_bytes": 0, "min_files": 0 });
+            let _: Value = client.post("/v1/systems", &json!({ "id": id, "source": source, "expect": expect })).unwrap();
+        };
+        let from = "veeam@hospital.example";
+        add("ward", "veeam", json!([{ "by": "mail", "host": "127.0.0.1", "from": from, "job": "病棟 夜間" }]));
+        add("eye", "veeam", json!([{ "by": "mail", "host": "127.0.0.1", "from": from, "job": "Eye" }]));
+        add("files", "windows-server-backup", json!([{ "by": "syslog-tcp", "host": "127.0.0.1" }]));
+        add("meal", "other", json!([{ "by": "syslog-udp", "host": "127.0.0.1",
+            "sentences": [{ "means": "success", "text": "meal {job} ok" }, { "means": "failed", "text": "meal {job} broken{*}" }] }]));
+        // The register's word is remembered for two seconds.
+        let state = |id: &str| system(&client, id)["foreign"]["state"].as_str().unwrap().to_owned();
+        let events = |kind: &str| {
+            let events: Vec<Value> = client.get("/v1/events").unwrap();
+            events.into_iter().filter(|event| event["kind"] == kind).count()
+        };
+        let ca = site.config().data.join("tls/ca.pem");
+        let send = |from: &str, subject: &str, body: &str, tls: bool| {
+            let path = temp.path().join("mail");
+            let date = Command::new("date").arg("-R").output().unwrap().stdout;
+            let date = String::from_utf8(date).unwrap();
+            let text = format!("From: {from}\r\nSubject: {subject}\r\nDate: {}\r\n\r\n{body}\r\n", date.trim());
+            fs_err::write(&path, text).unwrap();
+            let mut command = Command::new("curl");
+            command.args(["--silent", "--show-error", "--max-time", "20", &format!("smtp://127.0.0.1:{mail}")]);
+            command.args(["--mail-from", from, "--mail-rcpt", "jobs@kuramori", "--upload-file"]).arg(&path);
+            if tls {
+                command.arg("--ssl-reqd").arg("--cacert").arg(&ca);
+            }
+            command.output().unwrap()
+        };
+
+        // Two jobs of one product, each for its own system; in the clear and by TLS.
+        let subject = "=?utf-8?B?W+aIkOWKn10g55eF5qOfIOWknOmWkyAoMyDjgqrjg5bjgrjjgqfjgq/jg4gp?=";
+        let sent = send(from, subject, "Backup size\r\n 12.5 GB", true);
+        assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+        until("the result", || (state("ward") == "success").then_some(()));
+        assert_eq!(system(&client, "ward")["foreign"]["bytes"].as_u64(), Some(12_800 << 20));
+        assert_eq!(state("eye"), "");
+        assert!(send(from, "[Failed] Eye (1 objects) 1 failed", "", false).status.success());
+        until("the failure", || (state("eye") == "failed").then_some(()));
+        let told = alarm(&client, "judge.failed");
+        assert_eq!(told["finding"]["system"], "eye");
+
+        // Nothing of this is a success.
+        let before = events("foreign.result");
+        assert!(!send("boss@hospital.example", "[Success] Eye", "", false).status.success(), "another sender");
+        assert!(!send(from, "[Success] Eye", &"x".repeat(80 << 10), false).status.success(), "too large");
+        assert!(send(from, "Re: [Success] Eye", "", false).status.success(), "taken, and not understood");
+        let told = alarm(&client, "foreign.bad-result");
+        assert!(told["finding"]["params"]["why"]["text"].as_str().unwrap().contains("no sentence"), "{told}");
+        assert_eq!((state("eye").as_str(), events("foreign.result")), ("failed", before));
+
+        let log = |port: u16, way: &[&str], text: &str| {
+            let out = Command::new("logger")
+                .args(["--server", "127.0.0.1", "--port", &port.to_string(), "--tag", "Backup"])
+                .args(way)
+                .args(["--", text])
+                .output()
+                .unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        };
+        log(tcp, &["--tcp", "--rfc3164"], "The backup operation has finished successfully.");
+        until("syslog", || (state("files") == "success").then_some(()));
+        log(tcp, &["--tcp", "--rfc5424"], "'2026-11-22' に開始したバックアップ操作は失敗しました。");
+        until("syslog", || (state("files") == "failed").then_some(()));
+        // Anybody can put any address into a datagram: a success does not count, a failure is told.
+        log(udp, &["--udp", "--rfc5424"], "meal lunch ok");
+        until("the forged one", || {
+            let alarms: Vec<Value> = client.get("/v1/alarms").unwrap();
+            alarms.into_iter().find(|alarm| alarm["finding"]["code"] == "foreign.bad-result" && alarm["finding"]["system"] == "meal")
+        });
+        assert_eq!(state("meal"), "");
+        log(udp, &["--udp", "--rfc3164"], "meal lunch broken: disk");
+        until("the failure", || (state("meal") == "failed").then_some(()));
+        assert_eq!(events("foreign.result"), before + 3);
+        drop(temp);
+    })
+    .await;
+    running.stop().await;
+}

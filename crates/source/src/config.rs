@@ -504,6 +504,9 @@ pub struct ForeignConfig {
     /// `kuramori-result.json`, and none for Veeam's folder, whose `.vbm` says the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<String>,
+    /// Who may say in words how its jobs ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hear: Vec<crate::said::Hear>,
 }
 
 /// A backup product that we know the folder of.

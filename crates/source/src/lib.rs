@@ -12,12 +12,13 @@
 //!   unpacked on the fly into a plain data directory that `pg_verifybackup` accepts.
 //! - [`sftp`]: a folder on any SFTP server, inside Debian's own `ssh` client, by the same marker rule.
 //! - [`mariadb`]: a consistent logical dump of a running MariaDB or MySQL server by Debian's own client.
-//! - [`dicom`]: a picture archive (Orthanc), study by study in bundles, while it goes on working.
+//! - [`dicom`]: a picture archive of any maker, study by study in bundles, while it goes on working.
 //! - [`command`]: the output of a command that this machine's administrator declared; commands before and
 //!   after another source.
 //! - [`gentle`]: around another source: limits by time of day, and backing off by the department's own answers.
 //! - [`remote`]: what an agent reads on the departmental server itself.
 //! - [`foreign`]: another backup product's folder once its set is whole, or only what its result file says.
+//!   What it says in words is understood by [`said`] and [`mail`].
 //!
 //! **What can go wrong.** An item cannot be read (in use, denied, changed under our eyes): it is tried
 //! again, then told to the sink as a fault and listed in the report; the run goes on. The dump as a whole
@@ -37,13 +38,16 @@ pub mod dicom;
 pub mod error;
 pub mod foreign;
 pub mod gentle;
+pub mod mail;
 pub mod mariadb;
 pub mod postgres;
 pub mod remote;
 pub mod report;
+pub mod said;
 mod set;
 pub mod sftp;
 pub mod smb;
+pub mod syslog;
 
 pub use config::Config;
 pub use control::{Bucket, Cancel, Control, Pace, Phase, Progress};

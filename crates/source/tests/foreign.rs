@@ -34,6 +34,7 @@ fn config(samba: &Samba, product: Product, pattern: &str) -> ForeignConfig {
         share: Some(share),
         pull: Pull::Folder,
         result: None,
+        hear: Vec::new(),
     }
 }
 

@@ -39,6 +39,8 @@ pub(crate) struct Layer {
     pub(crate) retention: Retention,
     #[serde(default)]
     pub(crate) prune: Prune,
+    #[serde(default)]
+    pub(crate) results: Results,
     pub(crate) notify: Option<Notices>,
     pub(crate) gate: Option<Gate>,
     #[serde(default)]
@@ -101,6 +103,15 @@ pub(crate) struct Prune {
     pub(crate) hours: Option<String>,
     pub(crate) repack_share: Option<u8>,
     pub(crate) max_unused: Option<u8>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Results {
+    pub(crate) mail: Option<SocketAddr>,
+    pub(crate) mail_bytes: Option<kuramori_model::units::Bytes>,
+    pub(crate) syslog_udp: Option<SocketAddr>,
+    pub(crate) syslog_tcp: Option<SocketAddr>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -79,6 +79,8 @@ pub struct Config {
     pub lease: Duration,
     /// How the space of forgotten restore points becomes free.
     pub prune: Prune,
+    /// Where other backup products may tell in words how their jobs ended.
+    pub results: Results,
     /// How often the judge looks for absence and nonsense.
     pub judge_every: Duration,
     /// How often each system's retention is looked at.
@@ -134,6 +136,19 @@ pub struct Agents {
     pub tolerance: Duration,
     /// How long a job waits for its agent to connect.
     pub wait: Duration,
+}
+
+/// Ports for the words of other backup products; none is open by default.
+#[derive(Debug, Clone, Default)]
+pub struct Results {
+    /// Mail.
+    pub mail: Option<SocketAddr>,
+    /// Bytes that a mail may have.
+    pub mail_bytes: u64,
+    /// Syslog over UDP.
+    pub syslog_udp: Option<SocketAddr>,
+    /// Syslog over TCP.
+    pub syslog_tcp: Option<SocketAddr>,
 }
 
 /// When and how much is freed.
@@ -257,6 +272,7 @@ impl Config {
             ("prune.hours", text(&hours)),
             ("prune.max_unused", self.prune.max_unused.to_string()),
             ("prune.repack_share", self.prune.repack_share.to_string()),
+            ("results.mail_bytes", self.results.mail_bytes.to_string()),
             ("retention.control_last", self.control_last.to_string()),
             ("retention.every", span(self.retention_every)),
             ("schedule.jobs", self.jobs.to_string()),
@@ -348,6 +364,12 @@ impl Config {
             lease,
             prune,
             jobs: usize::from(layer.schedule.jobs.unwrap_or(2).max(1)),
+            results: Results {
+                mail: layer.results.mail,
+                mail_bytes: layer.results.mail_bytes.map_or(1 << 20, |most| most.0.clamp(4 << 10, 64 << 20)),
+                syslog_udp: layer.results.syslog_udp,
+                syslog_tcp: layer.results.syslog_tcp,
+            },
             judge_every,
             retention_every: layer.retention.every.map_or(Duration::from_hours(24), |span| span.0),
             control_last: layer.retention.control_last.unwrap_or(48).max(3),

@@ -310,12 +310,12 @@ fn items(
 mod tests {
     use super::*;
 
-    fn element(tag: Tag, vr: &[u8; 2], value: &[u8]) -> Vec<u8> {
+    fn element(tag: Tag, vr: [u8; 2], value: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         put(&mut out, tag, value, true);
         let rest = out.split_off(4);
         out.extend(vr);
-        if vr == b"SQ" || vr == b"OW" {
+        if &vr == b"SQ" || &vr == b"OW" {
             out.extend([0, 0]);
             out.extend(rest);
         } else {
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn one_picture_written_in_four_ways_is_one_and_a_changed_pixel_is_another() {
-        let inner_explicit = element(0x0008_1155, b"UI", b"1.2");
+        let inner_explicit = element(0x0008_1155, *b"UI", b"1.2");
         let inner_implicit = implicit(&[(0x0008_1155, b"1.2".to_vec())]);
         let delimited = |tag: Tag, inner: &[u8], head: &[u8]| {
             let tag = tag_bytes(tag);
@@ -350,19 +350,19 @@ mod tests {
         let set = |pixel: u8, way: usize| -> Vec<u8> {
             let start = [(SOP_CLASS, b"1.2.3".to_vec()), (SOP_INSTANCE, b"4.5".to_vec())];
             let (explicit, sequence) = match way {
-                0 => (true, element(0x0008_1140, b"SQ", &counted(&inner_explicit))),
+                0 => (true, element(0x0008_1140, *b"SQ", &counted(&inner_explicit))),
                 1 => (true, delimited(0x0008_1140, &inner_explicit, b"SQ\0\0")),
                 2 => (false, implicit(&[(0x0008_1140, counted(&inner_implicit))])),
                 _ => (false, delimited(0x0008_1140, &inner_implicit, b"")),
             };
             let mut out = file_head("1.2.3", "4.5", if explicit { EXPLICIT } else { IMPLICIT });
             for (tag, value) in start {
-                out.extend(if explicit { element(tag, b"UI", &value) } else { implicit(&[(tag, value)]) });
+                out.extend(if explicit { element(tag, *b"UI", &value) } else { implicit(&[(tag, value)]) });
             }
             out.extend(sequence);
             let pixels = [pixel, 2, 3, 4];
             out.extend(if explicit {
-                element(PIXELS, b"OW", &pixels)
+                element(PIXELS, *b"OW", &pixels)
             } else {
                 implicit(&[(PIXELS, pixels.to_vec())])
             });

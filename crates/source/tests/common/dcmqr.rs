@@ -92,7 +92,7 @@ impl Archive {
             .find(|path| {
                 let bytes = fs_err::read(path).unwrap();
                 let needle = format!("{sop}\0");
-                let even = if sop.len() % 2 == 0 { sop } else { &needle };
+                let even = if sop.len().is_multiple_of(2) { sop } else { &needle };
                 path.file_name().unwrap() != "index.dat"
                     && bytes[..bytes.len().min(1000)]
                         .windows(even.len())

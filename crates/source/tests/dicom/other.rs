@@ -8,7 +8,7 @@ use kuramori_model::{
     fault::Fault,
 };
 use kuramori_source::{
-    Control,
+    Cancel, Control,
     config::{DicomConfig, DimseNames, Span},
     dicom::restore::{GivenBack, give_back},
 };
@@ -61,7 +61,7 @@ fn sets(root: &Path) -> BTreeMap<String, Vec<u8>> {
         assert!(out.status.success() && out.stderr.is_empty(), "{}", String::from_utf8_lossy(&out.stderr));
         for name in common::digests(temp.path()).into_keys() {
             let name = String::from_utf8(name).unwrap();
-            if name.ends_with(".dcm") {
+            if Path::new(&name).extension().is_some_and(|extension| extension == "dcm") {
                 let file = fs_err::read(temp.path().join(&name)).unwrap();
                 found.insert(name.rsplit('/').next().unwrap().to_owned(), set_of(&file).to_vec());
             }
@@ -182,7 +182,7 @@ fn an_archive_that_dies_in_the_middle_of_a_study_is_never_a_copy() {
     let mut sink = Strict::new(&temp.path().join("b"), None);
     let report = read(pacs.config(), &mut sink, &control()).unwrap();
     assert_eq!((origin(&report).instances, report.fault_count), (12, 0));
-    let limited = Control { rate: Some(4 << 20), cancel: Default::default(), ..control() };
+    let limited = Control { rate: Some(4 << 20), cancel: Cancel::default(), ..control() };
     let stop = limited.cancel.clone();
     let limited = Control { progress: once_after(1 << 20, move || stop.cancel()), ..limited };
     let error = read(pacs.config(), &mut Folder::new(&temp.path().join("c")), &limited).unwrap_err();
