@@ -87,13 +87,13 @@ pub fn down(root: &Path, files: Files) -> Result<Down> {
     if record.up {
         // A loop device and a dying namespace need a moment after the call that released them.
         let settled = wait_until("the machine is as before", Duration::from_secs(5), || {
-            let differences = record.before.differences(&HostFingerprint::take(&record.prefix)?);
+            let differences = record.before.differences(&HostFingerprint::take(&record.prefix, &root)?);
             Ok(differences.is_empty().then_some(differences))
         });
         done.differences = match settled {
             Ok(none) => none,
             Err(LabError::Timeout { .. }) => {
-                record.before.differences(&HostFingerprint::take(&record.prefix)?)
+                record.before.differences(&HostFingerprint::take(&record.prefix, &root)?)
             }
             Err(other) => return Err(other),
         };

@@ -1,6 +1,6 @@
 //! What the lab must not change on the machine that carries it.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,11 +29,15 @@ pub struct HostFingerprint {
 }
 
 impl HostFingerprint {
-    /// Looks at the machine.
+    /// Looks at the machine that carries the lab of this prefix and folder. Temporary folders of others, such as
+    /// those of tests that run beside it, are not looked at.
     ///
     /// # Errors
     /// `ip`, `nft` or `ss` is missing or refuses.
-    pub fn take(prefix: &str) -> Result<Self> {
+    pub fn take(prefix: &str, root: &Path) -> Result<Self> {
+        let strange = |path: &String| {
+            Path::new(path).starts_with(std::env::temp_dir()) && !Path::new(path).starts_with(root)
+        };
         let lines = |program: &Program| -> Result<BTreeSet<String>> {
             Ok(program
                 .text()?
@@ -57,8 +61,11 @@ impl HostFingerprint {
             ruleset: lines(&Program::new("nft").args(["-s", "list", "ruleset"]))?,
             links,
             services,
-            mounts: mounts()?.into_iter().filter(|folder| !folder.starts_with("/run/netns")).collect(),
-            loops: loops(),
+            mounts: mounts()?
+                .into_iter()
+                .filter(|folder| !folder.starts_with("/run/netns") && !strange(folder))
+                .collect(),
+            loops: loops().into_iter().filter(|file| !strange(file)).collect(),
             settings: settings
                 .into_iter()
                 .filter_map(|name| {

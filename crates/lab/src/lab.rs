@@ -134,7 +134,7 @@ impl Lab {
         if let Some(old) = register.read()?.filter(|old| old.up) {
             return Err(LabError::AlreadyUp(format!("`{}` in {}", old.prefix, root.display())));
         }
-        let before = HostFingerprint::take(prefix)?;
+        let before = HostFingerprint::take(prefix, &root)?;
         if let Some(name) = before.namespaces.first() {
             return Err(LabError::AlreadyUp(format!("the namespace `{name}` exists")));
         }
@@ -216,8 +216,8 @@ impl Lab {
     }
 
     /// The machine as it looks now; compare it with one taken before `up`.
-    pub fn host_fingerprint(prefix: &str) -> Result<HostFingerprint> {
-        HostFingerprint::take(prefix)
+    pub fn host_fingerprint(prefix: &str, root: &Path) -> Result<HostFingerprint> {
+        HostFingerprint::take(prefix, root)
     }
 
     /// A password that belongs to this lab, made at random when first asked for, in a file that only root

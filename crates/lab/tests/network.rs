@@ -13,10 +13,10 @@ fn ping(lab: &Lab, from: Role, to: &str) -> bool {
 #[test]
 fn up_and_down_leave_the_machine_as_before() {
     let stage = Stage::new('a');
-    let before = Lab::host_fingerprint(&stage.prefix).unwrap();
+    let before = Lab::host_fingerprint(&stage.prefix, &stage.root()).unwrap();
     let lab = stage.up(&[]);
     lab.mount_disk(&lab.host(Role::Vlt).folder().join("store"), 16).unwrap();
-    let during = before.differences(&Lab::host_fingerprint(&stage.prefix).unwrap());
+    let during = before.differences(&Lab::host_fingerprint(&stage.prefix, &stage.root()).unwrap());
     assert!(
         during.iter().any(|line| line.starts_with("namespaces: +")),
         "the proof would notice: {during:?}"
@@ -29,7 +29,10 @@ fn up_and_down_leave_the_machine_as_before() {
     assert_eq!(done.differences, Vec::<String>::new());
     assert_eq!((done.ended, done.namespaces, done.mounts), (1, Role::ALL.len(), 1));
     assert!(!sleep.alive() && !stage.root().exists());
-    assert_eq!(before.differences(&Lab::host_fingerprint(&stage.prefix).unwrap()), Vec::<String>::new());
+    assert_eq!(
+        before.differences(&Lab::host_fingerprint(&stage.prefix, &stage.root()).unwrap()),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -91,7 +94,7 @@ fn down_cleans_up_after_a_crash_and_again() {
 fn a_dropped_lab_is_down_and_a_strange_folder_is_refused() {
     let stage = Stage::new('d');
     drop(stage.up(&[]));
-    assert!(Lab::host_fingerprint(&stage.prefix).unwrap().namespaces.is_empty());
+    assert!(Lab::host_fingerprint(&stage.prefix, &stage.root()).unwrap().namespaces.is_empty());
     let strange = stage.folder.path().join("strange");
     fs_err::create_dir(&strange).unwrap();
     fs_err::write(strange.join("thesis.odt"), "x").unwrap();
