@@ -298,6 +298,22 @@ kuramori-escrow-join = 打ち込んだシートから復旧用身元を戻す
 kuramori-escrow-join--sheet = 打ち込んだシート。3 枚を指定する
 kuramori-escrow-join--out = 復旧用身元の書き込み先
 
+kuramori-restore-studies = 画像検査を復元点からアーカイブへ返却する。一枚ずつ読み戻して照合する
+kuramori-restore-studies--direct = サーバーを動かさず、その設定ファイルと鍵から直接復元する
+kuramori-restore-studies--system = 部門システム
+kuramori-restore-studies--point = この復元点を使う: `seq-12` または `12`
+kuramori-restore-studies--before = この時刻より前に受け取った最新の復元点(例: 2026-11-21T18:00:00+09:00)
+kuramori-restore-studies--copy = この写しだけを使う: primary(一次)または vault(保管庫)
+kuramori-restore-studies--from = 保管庫の写しがあるフォルダー(受け側のフォルダー、または運んだディスク)
+kuramori-restore-studies--to = 復元先のフォルダー
+kuramori-restore-studies--original = 復旧手順書に登録した元の場所へ復元する
+kuramori-restore-studies--file = このファイルまたはフォルダーだけを復元する
+kuramori-restore-studies--reason = 信頼できない復元点を使う理由(記録される)
+kuramori-restore-studies--by = 実施者
+kuramori-restore-studies--study = この検査だけ(検査の UID)。複数回指定できる
+kuramori-restore-studies--archive = 返却先のアーカイブ: `dicom` の取得元と同じ項目を書いたファイル
+kuramori-restore-studies--yes = 確認せずに実行する
+
 kuramori-restore-table = PostgreSQL のシステムから表を一つだけ、確認用のダンプとして取り出す
 kuramori-restore-table--direct = サーバーを動かさず、その設定ファイルと鍵から直接復元する
 kuramori-restore-table--system = 部門システム
