@@ -7,24 +7,22 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use kuramori_judge::retention::Verdict;
 use kuramori_model::{
     binlog::{FOLDER, FORMAT, INDEX, Index, Mark, number},
     clock::Clock,
     ids::Sequence,
-    tree::TreePath,
     units::Bytes,
 };
-use kuramori_repo::{Cancel, Indexed, Repository, progress::Progress, restore::RestoreOptions};
+use kuramori_repo::{Cancel, Indexed, Repository, progress::Progress};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     DrillError, Result,
     cell::Cell,
-    choose::{Candidate, Choice, Why, Wish, choose, verdicts},
-    moment::{Asked, Proven, read_list},
-    plan::snapshot_id,
+    choose::Choice,
+    moment::Proven,
     profile::Profile,
+    reach::{Asked, Way, best, bring, known, read_list},
     service::{Stage, mariadb_recover},
 };
 
@@ -54,38 +52,14 @@ pub struct Second {
     pub memory: Bytes,
 }
 
-/// A dump with the log that brings it forward.
-struct Way<'a> {
-    point: &'a Candidate,
-    index: &'a Index,
-    log: Option<&'a Candidate>,
-    files: Vec<String>,
-    latest: Timestamp,
-}
-
 /// Chooses dump and log for a time.
 ///
 /// # Errors
 /// No log is kept, or the time cannot be reached: with the nearest times that can.
 pub fn choose_second(repository: &Repository<Indexed>, asked: &Asked<'_>) -> Result<(Choice, Second)> {
-    let worst = verdicts(asked.candidates);
-    let mut known = Vec::new();
-    for candidate in asked.candidates {
-        let named = asked.wish.point == Some(candidate.sequence);
-        let verdict = worst.get(candidate.snapshot.as_str()).copied().unwrap_or(Verdict::Unknown);
-        let trusted = candidate.complete && !matches!(verdict, Verdict::Suspect | Verdict::Corrupt);
-        if candidate.copy == asked.copy
-            && !candidate.gone
-            && (trusted || named)
-            && let Some(index) = read_list::<Index>(repository, &candidate.snapshot, FOLDER, INDEX)?
-            && index.format == FORMAT
-        {
-            known.push((candidate, index));
-        }
-    }
-    if known.is_empty() {
-        return Err(DrillError::NoLog { system: asked.system.to_owned() });
-    }
+    let known = known(asked, |snapshot| {
+        Ok(read_list::<Index>(repository, snapshot, FOLDER, INDEX)?.filter(|index| index.format == FORMAT))
+    })?;
     let mut ways = Vec::new();
     for (point, index) in &known {
         if asked.wish.point.is_some_and(|named| named != point.sequence) {
@@ -101,49 +75,26 @@ pub fn choose_second(repository: &Repository<Indexed>, asked: &Asked<'_>) -> Res
             if (own || other.sequence > point.sequence)
                 && let Ok(latest) = both.reach(index)
             {
-                let files = both
+                let files: Vec<_> = both
                     .files
                     .into_iter()
                     .filter(|file| number(file) >= number(&index.dump.at.file))
                     .collect();
-                ways.push(Way { point, index, log: (!own).then_some(*other), files, latest });
+                let log = (!own).then_some(*other);
+                ways.push(Way { point, log, earliest: index.dump.time, latest, with: (index, files) });
             }
         }
     }
-    let best = ways
-        .iter()
-        .filter(|way| way.index.dump.time <= asked.to && asked.to <= way.latest)
-        .max_by_key(|way| (way.index.dump.time, way.log.is_none(), std::cmp::Reverse(way.point.sequence)));
-    let Some(way) = best else {
-        return Err(DrillError::Moment {
-            system: asked.system.to_owned(),
-            wanted: asked.to,
-            before: ways.iter().map(|way| way.latest).filter(|time| *time < asked.to).max(),
-            after: ways.iter().map(|way| way.index.dump.time).filter(|time| *time > asked.to).min(),
-        });
-    };
-    let exact = Wish {
-        point: Some(way.point.sequence),
-        before: None,
-        copy: Some(asked.copy),
-        reason: asked.wish.reason.clone(),
-    };
-    let mut choice = choose(asked.system, asked.candidates, &exact)?;
-    if asked.wish.point.is_none() {
-        for why in &mut choice.why {
-            if *why == Why::AskedFor {
-                *why = Why::ForTime;
-            }
-        }
-    }
+    let (choice, way) = best(asked, &ways)?;
+    let (index, files) = &way.with;
     let second = Second {
         to: asked.to,
-        dump: way.index.dump.clone(),
-        earliest: way.index.dump.time,
+        dump: index.dump.clone(),
+        earliest: way.earliest,
         latest: way.latest,
         log_of: way.log.map(|point| point.sequence),
         log_snapshot: way.log.map(|point| point.snapshot.clone()),
-        files: way.files.clone(),
+        files: files.clone(),
         memory: asked.profile.memory,
     };
     Ok((choice, second))
@@ -161,19 +112,7 @@ pub(crate) fn prepare(
     cancel: &Cancel,
 ) -> Result<()> {
     let Some(snapshot) = &second.log_snapshot else { return Ok(()) };
-    let snapshot = repository.snapshot(snapshot_id(snapshot)?)?;
-    let mut options = RestoreOptions::to(data.join(FOLDER));
-    options.subpath = TreePath::new(FOLDER).ok();
-    options.overwrite = true;
-    let restored = repository.restore(&snapshot, &options, progress, cancel)?;
-    match restored.shortfalls.first() {
-        None => Ok(()),
-        Some(first) => Err(DrillError::Short {
-            count: restored.shortfalls.len(),
-            staging: data.to_owned(),
-            damaged: first.damaged,
-        }),
-    }
+    bring(repository, snapshot, FOLDER, data, progress, cancel)
 }
 
 /// Loads the dump and plays the log in isolation; the server's folder is below the data afterwards.

@@ -28,6 +28,7 @@ pub mod moment;
 pub mod page;
 pub mod plan;
 pub mod profile;
+pub mod reach;
 pub mod restore;
 pub mod runbook;
 pub mod service;

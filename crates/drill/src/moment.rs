@@ -12,30 +12,24 @@
 use std::path::Path;
 
 use jiff::{Timestamp, tz::TimeZone};
-use kuramori_judge::retention::Verdict;
 use kuramori_model::{
     clock::Clock,
     ids::Sequence,
-    tree::TreePath,
     units::Bytes,
     wal::{Base, FOLDER, FORMAT, INDEX, Index, Lsn, parse_history, segment_name},
 };
-use kuramori_repo::{
-    Cancel, Indexed, Repository, format::blob::BlobKind, progress::Progress, restore::RestoreOptions,
-};
+use kuramori_repo::{Cancel, Indexed, Repository, progress::Progress};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     DrillError, Result,
     cell::Cell,
-    choose::{Candidate, Choice, Copy, Why, Wish, choose, verdicts},
-    plan::{root, snapshot_id, subpath},
+    choose::{Candidate, Choice},
     profile::{Profile, Service},
+    reach::{Asked, Way, best, bring, known, read_list},
     service::{Stage, postgres_recover},
 };
 
-/// No index is bigger: a name is 27 bytes.
-const INDEX_MAX: u64 = 64 << 20;
 /// How long recovery may take at most, in seconds; a server that ends is noticed at once.
 const RECOVERY_S: u64 = 24 * 3600;
 /// A record of this size may be cut off at the end of what was durable, in bytes.
@@ -81,23 +75,6 @@ pub struct Proven {
     pub timeline: String,
 }
 
-/// What a moment is chosen from.
-#[derive(Debug)]
-pub struct Asked<'a> {
-    /// Of which system.
-    pub system: &'a str,
-    /// All restore points in all places.
-    pub candidates: &'a [Candidate],
-    /// Which copy the repository is.
-    pub copy: Copy,
-    /// What else is wished.
-    pub wish: &'a Wish,
-    /// To when.
-    pub to: Timestamp,
-    /// How the system is brought up.
-    pub profile: &'a Profile,
-}
-
 /// A restore point's index; none if it keeps no log.
 ///
 /// # Errors
@@ -111,93 +88,19 @@ pub fn index(repository: &Repository<Indexed>, snapshot: &str) -> Result<Option<
     Ok(Some(index))
 }
 
-/// A list of ours in a restore point's folder.
-pub(crate) fn read_list<T: serde::de::DeserializeOwned>(
-    repository: &Repository<Indexed>,
-    snapshot: &str,
-    folder: &str,
-    name: &str,
-) -> Result<Option<T>> {
-    let document = repository.snapshot(snapshot_id(snapshot)?)?;
-    let root = root(repository, &document)?.map(|path| path.to_string());
-    let Some(path) = subpath(root.as_deref(), Some(&format!("{folder}/{name}")))? else { return Ok(None) };
-    let node = match repository.find_node(&document.tree, &path) {
-        Ok(node) => node,
-        Err(kuramori_repo::Error::Invalid { .. }) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let unreadable = |how: String| DrillError::Program { program: name.to_owned(), how };
-    if node.size > INDEX_MAX {
-        return Err(unreadable("is too big to be one".to_owned()));
-    }
-    let mut json = Vec::new();
-    for blob in node.content.iter().flatten() {
-        json.extend(repository.load_blob(BlobKind::Data, blob)?);
-    }
-    serde_json::from_slice(&json).map(Some).map_err(|error| unreadable(format!("cannot be read: {error}")))
-}
-
-/// A base backup with the log that brings it forward.
-struct Way<'a> {
-    point: &'a Candidate,
-    index: &'a Index,
-    log: Option<(&'a Candidate, &'a Index)>,
-    latest: Timestamp,
-}
+/// A base backup with the log that brings it forward: its index, and the one whose log ends last.
+type FromBase<'a> = Way<'a, (&'a Index, &'a Index)>;
 
 /// Chooses base backup and log for a time.
 ///
 /// # Errors
 /// No log is kept, or the time cannot be reached: with the nearest times that can.
 pub fn choose_moment(repository: &Repository<Indexed>, asked: &Asked<'_>) -> Result<(Choice, Moment)> {
-    let worst = verdicts(asked.candidates);
-    let mut known = Vec::new();
-    for candidate in asked.candidates {
-        let named = asked.wish.point == Some(candidate.sequence);
-        let verdict = worst.get(candidate.snapshot.as_str()).copied().unwrap_or(Verdict::Unknown);
-        let trusted = candidate.complete && !matches!(verdict, Verdict::Suspect | Verdict::Corrupt);
-        // A named one that is not trusted is refused below, with its reason.
-        if candidate.copy == asked.copy
-            && !candidate.gone
-            && (trusted || named)
-            && let Some(index) = index(repository, &candidate.snapshot)?
-        {
-            known.push((candidate, index));
-        }
-    }
-    if known.is_empty() {
-        return Err(DrillError::NoLog { system: asked.system.to_owned() });
-    }
+    let known = known(asked, |snapshot| index(repository, snapshot))?;
     let ways = ways(&known, asked.wish.point);
-    let fits = |way: &&Way<'_>| way.index.base.time <= asked.to && asked.to <= way.latest;
-    let best = ways
-        .iter()
-        .filter(fits)
-        .max_by_key(|way| (way.index.base.time, way.log.is_none(), std::cmp::Reverse(way.point.sequence)));
-    let Some(way) = best else {
-        return Err(DrillError::Moment {
-            system: asked.system.to_owned(),
-            wanted: asked.to,
-            before: ways.iter().map(|way| way.latest).filter(|time| *time < asked.to).max(),
-            after: ways.iter().map(|way| way.index.base.time).filter(|time| *time > asked.to).min(),
-        });
-    };
-    let exact = Wish {
-        point: Some(way.point.sequence),
-        before: None,
-        copy: Some(asked.copy),
-        reason: asked.wish.reason.clone(),
-    };
-    let mut choice = choose(asked.system, asked.candidates, &exact)?;
-    if asked.wish.point.is_none() {
-        for why in &mut choice.why {
-            if *why == Why::AskedFor {
-                *why = Why::ForTime;
-            }
-        }
-    }
-    let last = way.log.map_or(way.index, |(_, index)| index);
-    let bytes = way.index.segment_bytes;
+    let (choice, way) = best(asked, &ways)?;
+    let (index, last) = way.with;
+    let bytes = index.segment_bytes;
     let superuser = match &asked.profile.service {
         Some(Service::Postgres { superuser }) => superuser.clone(),
         _ => "postgres".to_owned(),
@@ -206,12 +109,12 @@ pub fn choose_moment(repository: &Repository<Indexed>, asked: &Asked<'_>) -> Res
         choice,
         Moment {
             to: asked.to,
-            base: way.index.base.clone(),
-            earliest: way.index.base.time,
+            base: index.base.clone(),
+            earliest: way.earliest,
             latest: way.latest,
-            log_of: way.log.map(|(point, _)| point.sequence),
-            log_snapshot: way.log.map(|(point, _)| point.snapshot.clone()),
-            first_segment: segment_name(way.index.base.timeline, way.index.base.end.segment(bytes), bytes),
+            log_of: way.log.map(|point| point.sequence),
+            log_snapshot: way.log.map(|point| point.snapshot.clone()),
+            first_segment: segment_name(index.base.timeline, index.base.end.segment(bytes), bytes),
             last_segment: segment_name(last.end.timeline, last.end.lsn.0.saturating_sub(1) / bytes, bytes),
             superuser,
             memory: asked.profile.memory,
@@ -220,14 +123,14 @@ pub fn choose_moment(repository: &Repository<Indexed>, asked: &Asked<'_>) -> Res
 }
 
 /// Every base backup with its own log, and with the log of each later point.
-fn ways<'a>(known: &'a [(&'a Candidate, Index)], named: Option<Sequence>) -> Vec<Way<'a>> {
+fn ways<'a>(known: &'a [(&'a Candidate, Index)], named: Option<Sequence>) -> Vec<FromBase<'a>> {
     let mut ways = Vec::new();
     for (point, index) in known {
         if named.is_some_and(|named| named != point.sequence) {
             continue;
         }
         if let Ok(latest) = index.reach(&index.system_identifier, &index.base) {
-            ways.push(Way { point, index, log: None, latest });
+            ways.push(Way { point, log: None, earliest: index.base.time, latest, with: (index, index) });
         }
         for (other, log) in known {
             if other.sequence <= point.sequence {
@@ -243,7 +146,8 @@ fn ways<'a>(known: &'a [(&'a Candidate, Index)], named: Option<Sequence>) -> Vec
             both.segments
                 .extend(index.segments.iter().filter(|name| Some(*name) != growing.as_ref()).cloned());
             if let Ok(latest) = both.reach(&index.system_identifier, &index.base) {
-                ways.push(Way { point, index, log: Some((*other, log)), latest });
+                let earliest = index.base.time;
+                ways.push(Way { point, log: Some(other), earliest, latest, with: (index, log) });
             }
         }
     }
@@ -262,18 +166,7 @@ pub(crate) fn prepare(
     cancel: &Cancel,
 ) -> Result<()> {
     if let Some(snapshot) = &moment.log_snapshot {
-        let snapshot = repository.snapshot(snapshot_id(snapshot)?)?;
-        let mut options = RestoreOptions::to(data.join(FOLDER));
-        options.subpath = TreePath::new(FOLDER).ok();
-        options.overwrite = true;
-        let restored = repository.restore(&snapshot, &options, progress, cancel)?;
-        if let Some(first) = restored.shortfalls.first() {
-            return Err(DrillError::Short {
-                count: restored.shortfalls.len(),
-                staging: data.to_owned(),
-                damaged: first.damaged,
-            });
-        }
+        bring(repository, snapshot, FOLDER, data, progress, cancel)?;
     }
     let time = moment.to.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%S%.6f+00").to_string();
     let wrong = DrillError::file("write the recovery's settings");

@@ -47,6 +47,7 @@ pub mod said;
 mod set;
 pub mod sftp;
 pub mod smb;
+mod socket;
 pub mod syslog;
 
 pub use config::Config;

@@ -15,9 +15,10 @@ use kuramori_drill::{
     DrillError,
     binlog::{Second, choose_second},
     choose::{Choice, Copy, Wish, choose},
-    moment::{Asked, Moment, choose_moment},
+    moment::{Moment, choose_moment},
     plan::{self, Plan},
     profile::Service,
+    reach::Asked,
     restore::{self, How},
     table::{Wanted, extract},
 };

@@ -1,39 +1,23 @@
 //! The wire to an archive that speaks DIMSE: TCP, TLS if an authority is named, frames, and waiting that ends.
 
-use std::{
-    collections::VecDeque,
-    io::{self, ErrorKind, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, io::Read, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use rustls::{
-    ClientConnection, RootCertStore, StreamOwned,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
 
 use super::pdu::{self, Agreed, Piece, Proposal};
 use crate::{
     Control, Error,
     config::DicomConfig,
     control::{Bucket, Pulse},
+    socket::{Socket, TICK, is_tick, still_patient},
 };
 
-/// How often a wait looks at cancellation and patience.
-const TICK: Duration = Duration::from_millis(200);
 /// Bytes of one frame that we send at most.
 const OURS: u32 = 128 << 10;
 
-enum Wire {
-    Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
-}
-
 /// An association.
 pub(super) struct Line {
-    wire: Wire,
+    wire: Socket,
     pub(super) server: String,
     /// What is being read, for errors.
     pub(super) what: String,
@@ -57,7 +41,7 @@ impl Line {
     ) -> Result<Self, Error> {
         let server = format!("{}:{}", config.server, config.port);
         let mut line = Self {
-            wire: connect(config, control, &server)?,
+            wire: Socket::connect(&config.server, config.port, config.connect_within.0, control.patience)?,
             server,
             what: "the association".into(),
             agreed: Vec::new(),
@@ -68,6 +52,12 @@ impl Line {
             pulse: Pulse::new(Arc::clone(&control.clock)),
             over: false,
         };
+        if let Some(file) = &config.ca_file {
+            let since = control.clock.boot();
+            line.wire.encrypt(&line.server, file, &config.server, || {
+                still_patient(control, &line.pulse, since, &line.server, &line.what)
+            })?;
+        }
         let names = config.dimse();
         line.send(&pdu::request(&names.called, &names.calling, proposals, super::element::IMPLEMENTATION))?;
         let (kind, body) = line.frame()?;
@@ -161,11 +151,7 @@ impl Line {
     fn fill(&mut self, mut buffer: &mut [u8]) -> Result<(), Error> {
         let since = self.control.clock.boot();
         while !buffer.is_empty() {
-            let outcome = match &mut self.wire {
-                Wire::Plain(stream) => stream.read(buffer),
-                Wire::Tls(stream) => stream.read(buffer),
-            };
-            match outcome {
+            match self.wire.read(buffer) {
                 Ok(0) => {
                     self.over = true;
                     return Err(self.lost("it closed the connection"));
@@ -183,11 +169,7 @@ impl Line {
 
     fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.cancelled()?;
-        let sent = match &mut self.wire {
-            Wire::Plain(stream) => stream.write_all(bytes),
-            Wire::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
-        };
-        sent.map_err(|error| self.lost(&error.to_string()))
+        self.wire.send(bytes).map_err(|error| self.lost(&error.to_string()))
     }
 
     /// Takes no more than the pace allows; what is not read holds the peer back.
@@ -208,15 +190,7 @@ impl Line {
     }
 
     fn still_patient(&self, since: Duration) -> Result<(), Error> {
-        self.cancelled()?;
-        if self.pulse.silence(since) < self.control.patience {
-            return Ok(());
-        }
-        Err(Error::Stalled {
-            server: self.server.clone(),
-            what: self.what.clone(),
-            seconds: self.control.patience.as_secs(),
-        })
+        still_patient(&self.control, &self.pulse, since, &self.server, &self.what)
     }
 
     fn lost(&self, why: &str) -> Error {
@@ -226,60 +200,4 @@ impl Line {
     pub(super) fn broken(&self, why: &str) -> Error {
         Error::Protocol { server: self.server.clone(), why: why.to_owned() }
     }
-}
-
-fn is_tick(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
-}
-
-fn connect(config: &DicomConfig, control: &Control, server: &str) -> Result<Wire, Error> {
-    let unreachable = |why: String| Error::Unreachable { server: server.to_owned(), why };
-    let addresses =
-        (config.server.as_str(), config.port).to_socket_addrs().map_err(|e| unreachable(e.to_string()))?;
-    let mut last = "the name has no address".to_owned();
-    let within = config.connect_within.0.max(TICK);
-    let stream = addresses
-        .into_iter()
-        .find_map(|address| {
-            TcpStream::connect_timeout(&address, within).map_err(|e| last = e.to_string()).ok()
-        })
-        .ok_or_else(|| unreachable(last.clone()))?;
-    let set = || -> io::Result<()> {
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(TICK))?;
-        stream.set_write_timeout(Some(control.patience.max(TICK)))
-    };
-    set().map_err(|e| unreachable(e.to_string()))?;
-    let Some(file) = &config.ca_file else { return Ok(Wire::Plain(stream)) };
-    let bad = |why: String| Error::Tls { server: server.to_owned(), why };
-    let mut roots = RootCertStore::empty();
-    let pem = fs_err::read(file).map_err(|e| bad(e.to_string()))?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        roots.add(certificate.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
-    }
-    let name = ServerName::try_from(config.server.clone()).map_err(|e| bad(e.to_string()))?;
-    let client =
-        rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| bad(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-    let client = ClientConnection::new(Arc::new(client), name).map_err(|e| bad(e.to_string()))?;
-    let mut stream = StreamOwned::new(client, stream);
-    let begun = control.clock.boot();
-    while stream.conn.is_handshaking() {
-        match stream.conn.complete_io(&mut stream.sock) {
-            Ok(_) => {}
-            Err(error) if is_tick(&error) => {
-                if control.cancel.is_cancelled() {
-                    return Err(Error::Cancelled("the association".into()));
-                }
-                if control.clock.boot().saturating_sub(begun) > control.patience {
-                    return Err(bad("it does not answer to TLS".into()));
-                }
-            }
-            Err(error) => return Err(bad(error.to_string())),
-        }
-    }
-    Ok(Wire::Tls(Box::new(stream)))
 }

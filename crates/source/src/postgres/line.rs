@@ -1,45 +1,30 @@
 //! The wire to the server: TCP, TLS if configured, messages, and waiting that ends.
 
-use std::{
-    io::{self, ErrorKind, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io::Read, sync::Arc, time::Duration};
 
 use bytes::BytesMut;
 use postgres_protocol::message::{
     backend::{COPY_OUT_RESPONSE_TAG, Header, Message},
     frontend,
 };
-use rustls::{
-    ClientConnection, RootCertStore, StreamOwned,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
 
 use crate::{
     Control, Error,
     config::{PostgresConfig, TlsConfig},
     control::Pulse,
+    socket::{Socket, TICK, is_tick, still_patient},
 };
 
 /// No message of a sane server is bigger; its archives come in pieces of 32 KiB to 1 MiB.
 const LARGEST: usize = 64 << 20;
-/// How often a wait looks at cancellation and patience.
-const TICK: Duration = Duration::from_millis(200);
 /// `CopyBothResponse` of the frontend/backend protocol.
 const COPY_BOTH: u8 = b'W';
 /// Bytes asked of the socket at once.
 const GULP: usize = 256 << 10;
 
-enum Wire {
-    Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
-}
-
 /// A connection that speaks in whole messages.
 pub(super) struct Line {
-    wire: Wire,
+    wire: Socket,
     inbox: BytesMut,
     pub(super) server: String,
     /// What is being read, for errors.
@@ -51,26 +36,8 @@ pub(super) struct Line {
 impl Line {
     pub(super) fn open(config: &PostgresConfig, control: &Control) -> Result<Self, Error> {
         let server = format!("{}:{}", config.server, config.port);
-        let unreachable = |why: String| Error::Unreachable { server: server.clone(), why };
-        let addresses = (config.server.as_str(), config.port)
-            .to_socket_addrs()
-            .map_err(|e| unreachable(e.to_string()))?;
-        let mut last = "the name has no address".to_owned();
-        let within = config.connect_within.0.max(TICK);
-        let stream = addresses
-            .into_iter()
-            .find_map(|address| {
-                TcpStream::connect_timeout(&address, within).map_err(|e| last = e.to_string()).ok()
-            })
-            .ok_or_else(|| unreachable(last.clone()))?;
-        let set = || -> io::Result<()> {
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(TICK))?;
-            stream.set_write_timeout(Some(control.patience.max(TICK)))
-        };
-        set().map_err(|e| unreachable(e.to_string()))?;
         let mut line = Self {
-            wire: Wire::Plain(stream),
+            wire: Socket::connect(&config.server, config.port, config.connect_within.0, control.patience)?,
             inbox: BytesMut::new(),
             server,
             what: "the login".into(),
@@ -84,57 +51,29 @@ impl Line {
     }
 
     pub(super) fn is_encrypted(&self) -> bool {
-        matches!(self.wire, Wire::Tls(_))
+        self.wire.is_encrypted()
     }
 
     fn encrypt(&mut self, config: &TlsConfig, host: &str) -> Result<(), Error> {
-        let server = self.server.clone();
-        let bad = |why: String| Error::Tls { server: server.clone(), why };
-        let mut roots = RootCertStore::empty();
-        let file = fs_err::read(&config.ca_file).map_err(|e| bad(e.to_string()))?;
-        for certificate in CertificateDer::pem_slice_iter(&file) {
-            roots.add(certificate.map_err(|e| bad(e.to_string()))?).map_err(|e| bad(e.to_string()))?;
-        }
-        let name = config.server_name.as_deref().unwrap_or(host);
-        let name = ServerName::try_from(name.to_owned()).map_err(|e| bad(e.to_string()))?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let client = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|e| bad(e.to_string()))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let mut request = BytesMut::new();
         frontend::ssl_request(&mut request);
         self.send(&request)?;
         let mut answer = [0];
         self.take_exact(&mut answer)?;
         if answer != *b"S" {
-            return Err(
-                bad("the server offers no TLS (`ssl = on` is missing in its postgresql.conf)".into()),
-            );
+            let why = "the server offers no TLS (`ssl = on` is missing in its postgresql.conf)".into();
+            return Err(Error::Tls { server: self.server.clone(), why });
         }
-        let mut client = ClientConnection::new(Arc::new(client), name).map_err(|e| bad(e.to_string()))?;
-        let Wire::Plain(stream) = &self.wire else { return Err(bad("TLS was set up twice".into())) };
-        let mut stream = stream.try_clone().map_err(|e| bad(e.to_string()))?;
         let since = self.control.clock.boot();
-        while client.is_handshaking() {
-            match client.complete_io(&mut stream) {
-                Ok(_) => {}
-                Err(error) if is_tick(&error) => self.still_patient(since)?,
-                Err(error) => return Err(bad(error.to_string())),
-            }
-        }
-        self.wire = Wire::Tls(Box::new(StreamOwned::new(client, stream)));
-        Ok(())
+        let name = config.server_name.as_deref().unwrap_or(host);
+        self.wire.encrypt(&self.server, &config.ca_file, name, || {
+            still_patient(&self.control, &self.pulse, since, &self.server, &self.what)
+        })
     }
 
     /// Sends bytes that were packed by `frontend`.
     pub(super) fn send(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let sent = match &mut self.wire {
-            Wire::Plain(stream) => stream.write_all(bytes),
-            Wire::Tls(stream) => stream.write_all(bytes).and_then(|()| stream.flush()),
-        };
-        sent.map_err(|error| self.lost(&error.to_string()))
+        self.wire.send(bytes).map_err(|error| self.lost(&error.to_string()))
     }
 
     /// The next message.
@@ -187,11 +126,7 @@ impl Line {
         let since = if until.is_some() { Duration::ZERO } else { self.control.clock.boot() };
         loop {
             let buffer = &mut self.inbox[from..];
-            let outcome = match &mut self.wire {
-                Wire::Plain(stream) => stream.read(buffer),
-                Wire::Tls(stream) => stream.read(buffer),
-            };
-            match outcome {
+            match self.wire.read(buffer) {
                 Ok(0) => return Err(self.lost("the server closed the connection")),
                 Ok(taken) => {
                     self.pulse.beat();
@@ -211,11 +146,9 @@ impl Line {
     /// The one answer that is no message: the byte before TLS.
     fn take_exact(&mut self, to: &mut [u8; 1]) -> Result<(), Error> {
         let since = self.control.clock.boot();
-        let Wire::Plain(stream) = &mut self.wire else { return Ok(()) };
         loop {
             // Exactly one byte: what follows belongs to TLS and must not be read in clear.
-            let outcome = stream.read(to);
-            match outcome {
+            match self.wire.read(to) {
                 Ok(1) => return Ok(()),
                 Err(error) if is_tick(&error) => {}
                 Ok(_) => return Err(self.lost("the server closed the connection")),
@@ -247,15 +180,7 @@ impl Line {
     }
 
     fn still_patient(&self, since: Duration) -> Result<(), Error> {
-        self.cancelled()?;
-        if self.pulse.silence(since) < self.control.patience {
-            return Ok(());
-        }
-        Err(Error::Stalled {
-            server: self.server.clone(),
-            what: self.what.clone(),
-            seconds: self.control.patience.as_secs(),
-        })
+        still_patient(&self.control, &self.pulse, since, &self.server, &self.what)
     }
 
     pub(super) fn lost(&self, why: &str) -> Error {
@@ -265,8 +190,4 @@ impl Line {
     pub(super) fn broken(&self, why: String) -> Error {
         Error::Protocol { server: self.server.clone(), why }
     }
-}
-
-fn is_tick(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
