@@ -142,6 +142,9 @@ pub enum ActuatorFault {
         /// Its words.
         stderr: String,
     },
+    /// The kernel's packet filter did not take a change of its sets.
+    #[error("the kernel's packet filter refused the change")]
+    Kernel(#[source] std::io::Error),
     /// The switch could not be asked, or said no.
     #[error("the switch {address}: {what}")]
     Switch {
@@ -183,6 +186,7 @@ impl Fault for ActuatorFault {
             Self::Run { .. } => "gate.program-missing",
             Self::Timeout { .. } => "gate.program-timeout",
             Self::Program { .. } => "gate.program-failed",
+            Self::Kernel(_) => "gate.packet-filter",
             Self::Switch { .. } => "gate.switch",
             Self::HostKey { .. } => "gate.switch-host-key",
             Self::Controller { .. } => "gate.controller",

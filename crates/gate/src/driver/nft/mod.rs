@@ -10,6 +10,7 @@
 //! default timeout and a size); renaming the interface leaves a chain listed that no longer filters (so: the
 //! interface's index is pinned when the rules are loaded, and the read-back compares it).
 
+mod elements;
 mod readback;
 mod rules;
 
@@ -165,7 +166,7 @@ impl Nft {
 
     /// Answers the switch's ping for the time of one lease and opens nothing: for whoever tests its dead-man.
     pub fn answer_ping(&self) -> Result<(), ActuatorFault> {
-        self.apply(&rules::answer(&self.config, self.ttl_s))
+        elements::answer(&self.config, self.ttl_s)
     }
 
     fn index(&self) -> Option<u32> {
@@ -232,7 +233,7 @@ impl Actuator for Nft {
 
     fn close(&mut self) -> Result<(), ActuatorFault> {
         // The quick way first: packets stop within milliseconds.
-        let flushed = if self.pinned.is_some() { self.apply(&rules::flush(&self.config)) } else { Ok(()) };
+        let flushed = if self.pinned.is_some() { elements::flush(&self.config) } else { Ok(()) };
         self.forget_connections();
         let intact = flushed.is_ok() && self.read().is_ok_and(|reading| reading.state == LayerState::Closed);
         if intact { Ok(()) } else { self.load() }
@@ -243,11 +244,11 @@ impl Actuator for Nft {
             self.load()?;
         }
         self.flow = Some(*lease);
-        self.apply(&rules::open(&self.config, lease))
+        elements::open(&self.config, lease)
     }
 
     fn renew(&mut self, lease: &Lease) -> Result<(), ActuatorFault> {
-        self.apply(&rules::renew(&self.config, lease))
+        elements::renew(&self.config, lease)
     }
 
     fn observe(&mut self) -> Reading {

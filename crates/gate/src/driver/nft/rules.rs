@@ -6,16 +6,6 @@ use std::fmt::Write;
 use serde_json::{Value, json};
 
 use super::NftConfig;
-use crate::actuator::Lease;
-
-/// Empties all sets: closed.
-pub(super) fn flush(config: &NftConfig) -> String {
-    let alive = if config.ping_poll.is_some() { "flush set inet gate alive\n" } else { "" };
-    format!(
-        "flush set inet gate lease\nflush set inet gate window\n\
-         flush set netdev vaultgate lease\nflush set netdev vaultgate window\n{alive}"
-    )
-}
 
 /// Seconds that an element of `window` lives if somebody adds one without a timeout.
 pub(super) const WINDOW_DEFAULT_S: u32 = 60;
@@ -101,46 +91,6 @@ pub(super) fn closed(config: &NftConfig, ttl_s: u32, with_interface: bool) -> St
         );
     }
     text
-}
-
-fn elements(lease: &Lease) -> (String, String) {
-    let (source, address, port) = (lease.source, lease.peer.ip(), lease.peer.port());
-    (format!("{source} . {address} . {port}"), format!("{address} . {port}"))
-}
-
-/// Opens for one flow: the window once, then the lease.
-pub(super) fn open(config: &NftConfig, lease: &Lease) -> String {
-    let (flow, peer) = elements(lease);
-    let (window, ttl) = (lease.window_s, lease.ttl_s);
-    format!(
-        "{}{}add element inet gate window {{ {flow} timeout {window}s }}\n\
-         add element netdev vaultgate window {{ {peer} timeout {window}s }}\n\
-         add element inet gate lease {{ {flow} timeout {ttl}s }}\n\
-         add element netdev vaultgate lease {{ {peer} timeout {ttl}s }}\n",
-        flush(config),
-        answer(config, ttl)
-    )
-}
-
-/// The switch's ping is answered for the time of a lease.
-pub(super) fn answer(config: &NftConfig, ttl_s: u32) -> String {
-    let again = |poll: &super::PingPoll| again("inet gate alive", &poll.switch.to_string(), ttl_s);
-    config.ping_poll.as_ref().map(again).unwrap_or_default()
-}
-
-/// Adding an element again alone would be accepted and not renew it.
-fn again(set: &str, element: &str, ttl_s: u32) -> String {
-    format!(
-        "add element {set} {{ {element} timeout {ttl_s}s }}\ndelete element {set} {{ {element} }}\n\
-         add element {set} {{ {element} timeout {ttl_s}s }}\n"
-    )
-}
-
-/// Renews the lease in one transaction.
-pub(super) fn renew(config: &NftConfig, lease: &Lease) -> String {
-    let (flow, peer) = elements(lease);
-    let ttl = lease.ttl_s;
-    again("inet gate lease", &flow, ttl) + &again("netdev vaultgate lease", &peer, ttl) + &answer(config, ttl)
 }
 
 fn cidr(network: super::Network) -> String {
