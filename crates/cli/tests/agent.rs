@@ -389,6 +389,10 @@ fn a_hostile_server_reaches_nothing_that_the_agents_own_file_does_not_declare() 
                     for round in 0.. {
                         let items = (0..2000).map(|n| known(round * 2000 + n)).collect();
                         let part = Message::Listing { number, items, more: true };
+                        // This may take longer than the agent bears without a sign of life.
+                        if round % 20 == 0 {
+                            control.say(&Message::Ping);
+                        }
                         if kuramori_wire::frame::send(&mut main.writer, &part).is_err() {
                             break;
                         }

@@ -61,7 +61,8 @@ fn a_prune_never_keeps_the_damaged_copy_of_a_blob_and_drops_the_good_one() {
         });
         assert!(!check(&place.open()).is_clean(), "the damage is real");
         let plan = prune(&place.open()).unwrap();
-        assert!(plan.remove_packs > 0, "{plan:?}");
+        // Two threads share the blobs out among packs, so whole packs may be left over or only parts of some.
+        assert!(plan.remove_bytes + plan.repack_freed_bytes > 3 << 20, "{plan:?}");
         for id in ids {
             let target = place.dir.path().join(format!("target-{id}"));
             let restored = restore(&place.open().index().unwrap(), id, &RestoreOptions::to(&target));
