@@ -62,6 +62,9 @@ pub enum Refusal {
         "the gate is closed and locked, but the lock is not on the disk and a restart would forget it: {0}"
     )]
     NotKept(String),
+    /// Not one of `allowed_uids`.
+    #[error("the user with the number {0} may not speak with the gate")]
+    Caller(u32),
     /// The line was not one of the verbs.
     #[error("the request is not one of the verbs: {0}")]
     Request(String),
@@ -84,13 +87,16 @@ impl Fault for Refusal {
             Self::NothingToRelease => "gate.nothing-to-release",
             Self::Release(_) => "gate.release-invalid",
             Self::NotKept(_) => "gate.lock-not-kept",
+            Self::Caller(_) => "gate.caller",
             Self::Request(_) => "gate.request",
         }
     }
 
     fn kind(&self) -> Kind {
         match self {
-            Self::Request(_) | Self::NoWindow | Self::NothingToRelease | Self::Flow(_) => Kind::Fix,
+            Self::Request(_) | Self::Caller(_) | Self::NoWindow | Self::NothingToRelease | Self::Flow(_) => {
+                Kind::Fix
+            }
             Self::NotClosed(_)
             | Self::NotProven(_)
             | Self::Observer(_)
@@ -104,6 +110,7 @@ impl Fault for Refusal {
         let text = match self {
             Self::Locked(_) => "officers release it with `kuramori gate release`",
             Self::Observer(_) => "see whether `kuramori-observed` runs and reaches its targets",
+            Self::Caller(_) => "run it as a user in `allowed_uids` of gated's configuration, or add this one",
             Self::NotKept(_) => "make room on the disk of gated's `state_dir`, then order the lockdown again",
             Self::Expired => "ask `status` for boot id and boot time, and sign a new token",
             Self::Flow(_) => "add the flow under `[[flow]]` in gated's configuration",

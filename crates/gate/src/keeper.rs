@@ -342,7 +342,10 @@ pub fn enqueue(waiting: &mut VecDeque<Command>, command: Command) {
         // Nothing that was wanted before matters any more, and an earlier read-back would prove nothing.
         Command::Close => waiting.clear(),
         Command::Observe if waiting.back() == Some(&Command::Observe) => return,
-        _ => {}
+        // A slow layer is not to do the same again for each time that it was asked.
+        Command::Open { .. } => waiting.retain(|one| !matches!(one, Command::Open { .. })),
+        Command::Renew { .. } => waiting.retain(|one| !matches!(one, Command::Renew { .. })),
+        Command::Observe => {}
     }
     waiting.push_back(command);
 }

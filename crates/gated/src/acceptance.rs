@@ -11,6 +11,10 @@ use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -117,7 +121,8 @@ pub(crate) fn shown(config: &Config) -> Vec<Layer> {
     [Layer::A, Layer::B, Layer::C, Layer::D].into_iter().filter(|layer| shown(layer).is_some()).collect()
 }
 
-/// `--hold`: opens one layer and renews it until somebody kills or freezes this process.
+/// `--hold`: opens one layer and renews it until somebody kills or freezes this process. It closes and ends
+/// when standard input does, so with the process that began the test, and after ten minutes.
 #[expect(clippy::print_stdout, reason = "the caller waits for this line")]
 pub(crate) fn hold(config: &Config, wanted: Layer) -> anyhow::Result<ExitCode> {
     not_locked(config)?;
@@ -130,7 +135,18 @@ pub(crate) fn hold(config: &Config, wanted: Layer) -> anyhow::Result<ExitCode> {
     answer()?;
     layer.open(&lease)?;
     println!("open");
+    let gone = Arc::new(AtomicBool::new(false));
+    let ended = gone.clone();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        ended.store(true, Ordering::SeqCst);
+    });
+    let until = SystemClock.boot() + Duration::from_secs(lease.window_s.into());
     loop {
+        if gone.load(Ordering::SeqCst) || SystemClock.boot() >= until {
+            layer.close()?;
+            return Ok(ExitCode::SUCCESS);
+        }
         SystemClock.sleep(Duration::from_millis(config.renew_ms()));
         answer()?;
         layer.renew(&lease)?;
@@ -297,7 +313,7 @@ impl Bench<'_> {
         let mut child = Command::new(std::env::current_exe()?)
             .args(["--hold", &self.wanted.layer.to_string(), "--config"])
             .arg(self.config_path)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();

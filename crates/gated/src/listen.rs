@@ -49,14 +49,21 @@ fn serve(
     let (uids, act, count) = (uids.to_vec(), Arc::new(act), Arc::new(AtomicUsize::new(0)));
     std::thread::spawn(move || {
         for stream in listener.incoming() {
-            let Ok(stream) = stream else {
+            let Ok(mut stream) = stream else {
                 std::thread::sleep(Duration::from_millis(100));
                 continue;
             };
             match rustix::net::sockopt::socket_peercred(&stream) {
                 Ok(peer) if uids.contains(&peer.uid.as_raw()) => {}
                 Ok(peer) => {
-                    tracing::warn!(uid = peer.uid.as_raw(), "a user who may not connect");
+                    let uid = peer.uid.as_raw();
+                    tracing::warn!(uid, "a user who may not connect");
+                    // A short line into an empty socket does not wait.
+                    if let Ok(text) = serde_json::to_vec(&refused(&Refusal::Caller(uid))) {
+                        let _ = stream
+                            .set_nonblocking(true)
+                            .and_then(|()| stream.write_all(&[text, b"\n".to_vec()].concat()));
+                    }
                     continue;
                 }
                 Err(_) => continue,

@@ -112,6 +112,12 @@ fn main() -> ExitCode {
             ExitCode::from(1)
         });
     }
+    // A gate without one of its threads is worse than one that starts again and seals.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
     match run(&config) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => {

@@ -20,7 +20,7 @@ use kuramori_model::gate::LayerState;
 use rig::{PRIMARY, PULLER, Rig, bmc::Controller, console::Console, inside, now_ms, power::Outlet};
 
 fn lease() -> Lease {
-    Lease { source: PULLER, peer: PRIMARY, window_s: 60, ttl_s: 1 }
+    Lease { source: PULLER, peer: PRIMARY, window_s: 60, ttl_s: 3 }
 }
 
 fn reads(driver: &mut dyn Actuator, wanted: LayerState) -> Result<u64, String> {
@@ -30,7 +30,7 @@ fn reads(driver: &mut dyn Actuator, wanted: LayerState) -> Result<u64, String> {
         if reading.state == wanted {
             return Ok(now_ms() - start);
         }
-        if now_ms() - start > 15_000 {
+        if now_ms() - start > 60_000 {
             return Err(format!("{wanted:?} wanted, {reading:?}"));
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -50,10 +50,10 @@ fn conforms(driver: &mut dyn Actuator, kill: impl FnOnce()) {
     driver.open(&lease()).unwrap();
     reads(driver, LayerState::Open).unwrap();
     let start = now_ms();
-    while now_ms() - start < 1600 {
+    while now_ms() - start < 3600 {
         driver.renew(&lease()).unwrap();
         assert_eq!(driver.observe().state, LayerState::Open, "{name}");
-        std::thread::sleep(Duration::from_millis(300));
+        std::thread::sleep(Duration::from_millis(500));
     }
     // Without a renewal it does what it declares.
     let start = now_ms();
@@ -61,10 +61,10 @@ fn conforms(driver: &mut dyn Actuator, kill: impl FnOnce()) {
         Some(within) => {
             reads(driver, LayerState::Closed).unwrap();
             let took = now_ms() - start;
-            assert!(took <= u64::try_from(within.as_millis()).unwrap() + 1000, "{name}: {took} ms");
+            assert!(took <= u64::try_from(within.as_millis()).unwrap() + 3000, "{name}: {took} ms");
         }
         None => {
-            std::thread::sleep(Duration::from_millis(1600));
+            std::thread::sleep(Duration::from_millis(3600));
             assert_eq!(driver.observe().state, LayerState::Open, "{name} closes by itself undeclared");
         }
     }
@@ -75,7 +75,7 @@ fn conforms(driver: &mut dyn Actuator, kill: impl FnOnce()) {
     let start = now_ms();
     assert_eq!(driver.observe().state, LayerState::Unknown, "{name}");
     let took = now_ms() - start;
-    assert!(took < 10_000, "{name}: {took} ms for no answer");
+    assert!(took < 30_000, "{name}: {took} ms for no answer");
 }
 
 #[test]
@@ -194,8 +194,7 @@ const WRONG: [(&str, LayerState, &str); 10] = [
 fn a_switch_that_is_not_as_configured_or_does_nothing_is_never_closed_and_a_changed_host_key_is_named() {
     let rig = Rig::new();
     let mut console = Console::start(&rig, "alliedware_plus");
-    let mut config = ssh(&console);
-    config.timeout_ms = 2000;
+    let config = ssh(&console);
     let ns = rig.ns("vlt");
     for (how, state, word) in WRONG {
         rig.exec("sw", "ip link set port2 up");
@@ -205,7 +204,11 @@ fn a_switch_that_is_not_as_configured_or_does_nothing_is_never_closed_and_a_chan
         } else {
             console.spoil(how);
         }
-        let config = config.clone();
+        let mut config = config.clone();
+        // Only where it is the answer that must be given up.
+        if ["is another", "hangs"].contains(&how) {
+            config.timeout_ms = 2000;
+        }
         let (ordered, reading) = inside(&ns, move || {
             let mut driver = Ssh::new(config).unwrap();
             // What is only shown wrongly is looked at as it stands; what is not understood is waited for once.
@@ -383,6 +386,14 @@ fn power_by_redfish_conforms_late_answers_and_strangers_included() {
         let at_once = driver.observe().state;
         let took = reads(&mut driver, LayerState::Closed).unwrap();
         println!("acknowledged while {at_once:?}, off after {took} ms");
+        // Called off while it is still on its way: what is said to be off must stay so.
+        driver.open(&lease()).unwrap();
+        driver.close().unwrap();
+        reads(&mut driver, LayerState::Closed).unwrap();
+        for _ in 0..20 {
+            assert_eq!(driver.observe().state, LayerState::Closed, "it came on after it was called off");
+            std::thread::sleep(Duration::from_millis(100));
+        }
         conforms(&mut driver, || controller.stop());
     })
     .join()

@@ -212,15 +212,15 @@ fn the_deadline_closes_though_everybody_goes_on() {
     let _gated = rig.gated(&Setup::default());
     let _observed = rig.observed(&[]);
     rig.wait_state("closed_verified", 15);
-    let window = rig.open(2);
+    let window = rig.open(4);
     let opened = now_ms();
     let stream = rig.pull();
     rig.wait_state("closed_verified", 15);
     let record = rig.record(window);
     assert_eq!(record.close_reason, CloseReason::Deadline {});
     assert!(stream.bytes() > 100_000);
-    assert!(stream.last() - opened <= 2100, "a byte {} ms after opening", stream.last() - opened);
-    assert!((1.9..2.5).contains(&record.exposure.commanded_s), "{:?}", record.exposure);
+    assert!(stream.last() - opened <= 4100, "a byte {} ms after opening", stream.last() - opened);
+    assert!(record.exposure.commanded_s >= 3.9, "{:?}", record.exposure);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use record::{CloseReason, Exposure, LayerObservation, LayerState, WindowRecord};
+pub use record::{ACCIDENTAL_PATH, CloseReason, Exposure, LayerObservation, LayerState, WindowRecord};
 pub use token::{
     BadToken, BootId, Countersignature, Nonce, Purpose, ReleaseToken, Signature, SignedRelease, SignedToken,
     SigningKey, VerifyingKey, WindowToken,

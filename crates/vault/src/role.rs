@@ -6,6 +6,7 @@ use jiff::{Timestamp, ToSpan, Zoned, tz::TimeZone};
 use kuramori_model::{
     clock::{Clock, Random},
     finding::{Finding, Severity},
+    gate::ACCIDENTAL_PATH,
 };
 use kuramori_repo::Cancel;
 
@@ -19,6 +20,9 @@ use crate::{
 
 /// How often the loop looks at the clock.
 const STEP: Duration = Duration::from_millis(500);
+
+/// How often the gate is asked what it found.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// When the next window is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +81,12 @@ impl Vault {
         }
         self.write_report()?;
         let mut due = Due::draw(&self.config.window, &*self.clock, &*self.random, &zone);
+        let mut looked = None;
         while !cancel.is_cancelled() {
+            if looked.is_none_or(|at| self.clock.boot().saturating_sub(at) >= LOOK) {
+                looked = Some(self.clock.boot());
+                self.watch_gate()?;
+            }
             match orders.recv_timeout(STEP) {
                 Ok(asked) => {
                     let answer = Answer::from(self.obey(asked.order, cancel));
@@ -98,6 +107,15 @@ impl Vault {
         self.note("vault.stopped", &serde_json::json!({}))
     }
 
+    /// A gate that does not answer is found when the next window is due.
+    fn watch_gate(&self) -> Result<()> {
+        let Some(Ok(status)) = self.gate.as_ref().map(crate::gate::Gate::status) else { return Ok(()) };
+        match found_open(&status.alarms) {
+            Some(finding) => self.settle(&[], &[finding], &self.register.tick(&*self.clock)?),
+            None => Ok(()),
+        }
+    }
+
     fn failed(&self, what: &str, error: &Error) -> Result<()> {
         let text = kuramori_model::fault::chain(error);
         tracing::error!(what, text, "failed");
@@ -108,9 +126,20 @@ impl Vault {
     }
 }
 
+/// A path that the gate found open at rest belongs to no window and would stand in no report. The alarm stays until
+/// a person has looked.
+fn found_open(alarms: &[String]) -> Option<Finding> {
+    let why = alarms.iter().find(|text| text.contains(ACCIDENTAL_PATH))?;
+    let finding = Finding::new("vault.path-found-open", Severity::Alarm, "secure-gate").about("gate");
+    Some(finding.with("why", why.clone()))
+}
+
 #[cfg(test)]
 mod tests {
-    use kuramori_model::clock::{ManualClock, SeededRandom};
+    use kuramori_model::{
+        clock::{ManualClock, SeededRandom},
+        gate::CloseReason,
+    };
 
     use super::*;
 
@@ -137,5 +166,17 @@ mod tests {
         let never = Due::draw(&Window::default(), &clock, &SeededRandom::new(1), &TimeZone::UTC);
         clock.advance(Duration::from_hours(1000));
         assert!(!never.is_now(&clock));
+    }
+
+    #[test]
+    fn a_path_found_open_is_told_and_the_end_of_a_window_is_not() {
+        let said = |reason: &CloseReason| {
+            vec![format!("closed because of {}", serde_json::to_string(reason).unwrap())]
+        };
+        let found =
+            found_open(&said(&CloseReason::AccidentalPath { what: "10.77.1.1:22".to_owned() })).unwrap();
+        assert_eq!((found.code.as_str(), found.severity), ("vault.path-found-open", Severity::Alarm));
+        assert!(format!("{:?}", found.params["why"]).contains("10.77.1.1:22"), "{found:?}");
+        assert!(found_open(&said(&CloseReason::Deadline {})).is_none());
     }
 }

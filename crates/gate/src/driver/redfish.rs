@@ -53,6 +53,10 @@ fn curl_program() -> String {
 pub struct Redfish {
     config: RedfishConfig,
     password: String,
+    /// It was told to switch on by this process, and has neither shown it nor been told otherwise.
+    switching_on: bool,
+    /// This process has told it to switch off. A predecessor may have died right after it ordered the opposite.
+    told_off: bool,
 }
 
 /// The one system of the configured UUID.
@@ -87,7 +91,7 @@ impl Redfish {
         if password.chars().any(char::is_control) {
             return Err(ActuatorFault::Unusable("the password is more than a line".to_owned()));
         }
-        Ok(Self { config, password })
+        Ok(Self { config, password, switching_on: false, told_off: false })
     }
 
     fn fault(&self, what: &str) -> ActuatorFault {
@@ -149,14 +153,9 @@ impl Redfish {
         })
     }
 
-    fn reset(&self, kind: &str, already: &str) -> Result<(), ActuatorFault> {
-        let system = self.system()?;
-        if system.power == already {
-            // Some controllers refuse what is so already.
-            return Ok(());
-        }
-        let target = system.reset.ok_or_else(|| self.fault("the system has no reset"))?;
-        self.request(&target, Some(&format!("{{\"ResetType\":\"{kind}\"}}"))).map(drop)
+    fn reset(&self, system: &System, kind: &str) -> Result<(), ActuatorFault> {
+        let target = system.reset.as_ref().ok_or_else(|| self.fault("the system has no reset"))?;
+        self.request(target, Some(&format!("{{\"ResetType\":\"{kind}\"}}"))).map(drop)
     }
 }
 
@@ -170,11 +169,26 @@ impl Actuator for Redfish {
     }
 
     fn close(&mut self) -> Result<(), ActuatorFault> {
-        self.reset("ForceOff", "Off")
+        let system = self.system()?;
+        // Some controllers refuse what is so already. But one that was told "on" and still says "off" is on its
+        // way: not to contradict it would let the power come on after we have called it off.
+        let off = system.power == "Off" && !self.switching_on;
+        if off && self.told_off {
+            return Ok(());
+        }
+        let told = self.reset(&system, "ForceOff");
+        self.told_off = off || told.is_ok();
+        self.switching_on &= told.is_err();
+        if off { Ok(()) } else { told }
     }
 
     fn open(&mut self, _lease: &Lease) -> Result<(), ActuatorFault> {
-        self.reset("On", "On")
+        let system = self.system()?;
+        if system.power == "On" {
+            return Ok(());
+        }
+        self.switching_on = true;
+        self.reset(&system, "On")
     }
 
     fn renew(&mut self, _lease: &Lease) -> Result<(), ActuatorFault> {
@@ -183,6 +197,9 @@ impl Actuator for Redfish {
 
     fn observe(&mut self) -> Reading {
         match self.system() {
+            Ok(system) if self.switching_on && system.power != "On" => {
+                Reading::unknown(format!("told to switch on, and still PowerState {}", system.power))
+            }
             Ok(system) => Reading {
                 state: match system.power.as_str() {
                     "Off" => LayerState::Closed,

@@ -26,8 +26,8 @@ impl Step<'_> {
         } else if self.at >= self.gate.next_retry
             && let Some(window) = &self.gate.window
         {
-            let command =
-                Command::Open { lease: window.lease(self.policy), not_after: self.at + self.policy.seen_ms };
+            let not_after = Self::not_after(self.policy, self.at, layer, until);
+            let command = Command::Open { lease: window.lease(self.policy), not_after };
             self.gate.next_retry = self.at + 3 * RETRY_MS;
             self.actions.push(Action::Command(layer, command));
         }

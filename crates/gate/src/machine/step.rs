@@ -1,7 +1,7 @@
 //! One event's step.
 
 use jiff::Timestamp;
-use kuramori_model::gate::{CloseReason, GateState, Layer, SignedRelease, SignedToken};
+use kuramori_model::gate::{ACCIDENTAL_PATH, CloseReason, GateState, Layer, SignedRelease, SignedToken};
 
 use super::{Action, Command, Entry, Event, Gate, Kind, Latch, Policy, Trace, What};
 use crate::fault::Refusal;
@@ -155,7 +155,8 @@ impl Step<'_> {
                 let (window, hash) = (token.window, token.hash());
                 self.gate.epoch = token.epoch;
                 self.gate.last_window = window;
-                self.gate.alarms.clear();
+                // A path that was found open at rest is told until somebody has taken note of it.
+                self.gate.alarms.retain(|text| text.contains(ACCIDENTAL_PATH));
                 self.gate.window =
                     Some(Trace::new(token.clone(), seconds, (self.at, self.wall), self.gate.seen.clone()));
                 self.actions.push(Action::Log(
@@ -183,6 +184,13 @@ impl Step<'_> {
         }
     }
 
+    /// Until when a layer may be opened. The innermost one completes the path: as long as the observer's word
+    /// holds. An outer one opens nothing by itself, and a switch or controller needs seconds.
+    pub(super) fn not_after(policy: &Policy, at: u64, layer: Layer, until_boot_ms: u64) -> u64 {
+        let word = at + policy.seen_ms;
+        if policy.layers.first() == Some(&layer) { word } else { until_boot_ms.max(word) }
+    }
+
     /// Opens the next layer inward, beginning with the outermost.
     pub(super) fn open_next(&mut self, opened: Option<Layer>) {
         let next = match opened {
@@ -203,9 +211,9 @@ impl Step<'_> {
             GateState::Opening { until_boot_ms, .. } => until_boot_ms,
             _ => self.at + self.policy.opening_ms,
         };
+        let not_after = Self::not_after(self.policy, self.at, layer, until_boot_ms);
         self.gate.phase = GateState::Opening { token: window.token.clone(), layer, until_boot_ms };
-        let command =
-            Command::Open { lease: window.lease(self.policy), not_after: self.at + self.policy.seen_ms };
+        let command = Command::Open { lease: window.lease(self.policy), not_after };
         self.gate.next_retry = self.at + 3 * RETRY_MS;
         self.gate.next_look = self.at + LOOK_MS;
         self.actions.push(Action::Command(layer, command));

@@ -148,7 +148,7 @@ impl Console {
         write!(
             text,
             "address = \"192.0.2.2:22\"\nuser = \"root\"\nkey_file = \"{}\"\nhost_keys = [\"{}\"]\ndialect = \"{}\"\n\
-             sys_name = \"sw-test\"\nport = \"{}\"\ndescription = \"kuramori-vault\"\ntimeout_ms = 4000\n",
+             sys_name = \"sw-test\"\nport = \"{}\"\ndescription = \"kuramori-vault\"\ntimeout_ms = 15000\n",
             self.file("client").display(),
             key.trim(),
             self.dialect,

@@ -84,7 +84,7 @@ impl Rig {
         let mut text = format!(
             "state_dir = \"{state}\"\nsocket = \"{socket}\"\nallowed_uids = [{uid}]\n\
              observer_socket = \"{observer}\"\nobserver_uids = [0]\nvault_keys = [\"{key}\"]\n\
-             officer_keys = [\"{one}\", \"{two}\"]\nrelease_quorum = 2\nttl_seconds = {ttl}\nverify_seconds = {verify}\n\
+             officer_keys = [\"{one}\", \"{two}\"]\nrelease_quorum = 2\nttl_seconds = {ttl}\nverify_seconds = 10\n\
              dead_man_tested = {declared}\n\n[[flow]]\npurpose = \"pull\"\nsource = \"{PULLER}\"\npeer = \"{PRIMARY}\"\n\n\
              [packet_filter]\n{poll}inside = \"pul0\"\noutside = \"v0\"\nprogram = \"{nft}\"\nforeign_tables = {foreign:?}\n\n\
              [[packet_filter.management]]\ninterface = \"mgt0\"\nnetwork = \"192.0.2.0/28\"\nudp = [161]\n\
@@ -97,8 +97,6 @@ impl Rig {
             one = self.officers[0].public(),
             two = self.officers[1].public(),
             ttl = setup.ttl,
-            // The default where the whole is measured, less where a test only waits for what comes after it.
-            verify = if super::long() { 10 } else { 5 },
             declared = setup.declared,
             nft = setup.nft,
             foreign = setup.foreign,
@@ -213,8 +211,18 @@ impl Rig {
         self.status().map_or("no answer".to_owned(), |status| status.gate.name().to_owned())
     }
 
+    /// Whether the gate has left a state since that boot time in milliseconds, however short the time was that it
+    /// was elsewhere: by its log.
+    pub(crate) fn left(&self, state: &str, since: u64) -> bool {
+        let log = fs_err::read_to_string(self.path("state/gate.jsonl")).unwrap_or_default();
+        log.lines()
+            .rev()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .any(|line| line["from"] == state && line["boot_ms"].as_u64().is_some_and(|at| at >= since))
+    }
+
     pub(crate) fn wait_state(&self, name: &str, limit: u64) -> Duration {
-        let start = now_ms();
+        let (limit, start) = (4 * limit, now_ms());
         while now_ms() - start < limit * 1000 {
             if self.state() == name {
                 return Duration::from_millis(now_ms() - start);

@@ -37,6 +37,9 @@ pub struct LayerObservation {
     pub boot_ms: u64,
 }
 
+/// How [`CloseReason::AccidentalPath`] is written in an alarm.
+pub const ACCIDENTAL_PATH: &str = "accidental_path";
+
 /// Why a window ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "because", rename_all = "snake_case")]
