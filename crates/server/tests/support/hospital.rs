@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+#[path = "../../../source/tests/common/port.rs"]
+mod port;
+
 use std::{
     io::Write,
     os::unix::{fs::PermissionsExt, process::CommandExt},
@@ -11,23 +14,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kuramori_model::clock::{SystemClock, SystemRandom};
+use kuramori_model::clock::{Clock, SystemClock, SystemRandom};
 use kuramori_server::{
     client::Client,
     config::Config,
     keys::Initialised,
     run::{self, Running},
 };
+pub(crate) use port::free_port;
 use serde_json::{Value, json};
 
 const READER: &str = "daemon";
 const PASSWORD: &str = "read-only-1";
 
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-/// Waits until something holds; what is waited for goes into the failure.
+/// Waits until something holds; what is waited for goes into the failure. The limit is for whole backups on the
+/// slowest machine; only a failing test waits it out.
 #[expect(clippy::disallowed_methods, reason = "a test waits on the machine's own time")]
 pub(crate) fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
@@ -35,7 +36,7 @@ pub(crate) fn until<T>(what: &str, mut holds: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = holds() {
             return value;
         }
-        assert!(begin.elapsed() < Duration::from_mins(1), "waited in vain for {what}");
+        assert!(begin.elapsed() < Duration::from_mins(4), "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -105,11 +106,13 @@ impl Share {
         }
     }
 
-    /// The register's entry for this share.
+    /// The register's entry for this share. Its daily time is half a day away in Tokyo, so that the only runs are
+    /// those that a test asks for.
     pub(crate) fn entry(&self, id: &str) -> Value {
+        let hour = (SystemClock.now().as_second() / 3600 + 9 + 12) % 24;
         json!({
             "id": id, "name_ja": "眼科", "name_en": "Ophthalmology", "protection": "important", "rpo": "24h", "rto": "4h",
-            "schedule": "0 1 * * *",
+            "schedule": format!("30 {hour} * * *"),
             "source": {
                 "kind": "smb", "server": "127.0.0.1", "port": self.port, "share": "dump", "user": READER,
                 "password_file": self.password,
