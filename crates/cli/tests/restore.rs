@@ -319,8 +319,12 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
         assert!(code == Some(0) || said[0]["code"] == "drill.time-unreachable", "{said:?}");
         (code == Some(0)).then_some(())
     });
-    let alarms: Vec<Value> = billing.site.client().post("/v1/judge", &json!({})).unwrap();
-    assert!(!alarms.iter().any(|a| a["finding"]["code"].as_str().unwrap().starts_with("wal.")), "{alarms:?}");
+    // On a busy machine it may be late for a moment; it catches up, and a gap would stay.
+    until("a log without an alarm", || {
+        let alarms: Vec<Value> = billing.site.client().post("/v1/judge", &json!({})).unwrap();
+        let wal = |alarm: &Value| alarm["finding"]["code"].as_str().unwrap().starts_with("wal.");
+        (!alarms.iter().any(wal)).then_some(())
+    });
 
     // A neighbour whose log was lost, piles up without a limit and has not come for long.
     let neighbour = billing.dir.path().join("neighbour");

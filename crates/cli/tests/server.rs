@@ -1,11 +1,15 @@
 //! The server's verbs through the binary: configuration and log, in both languages and as JSON.
 #![allow(clippy::unwrap_used, reason = "a helper of a test may stop it")]
 
+#[path = "../../source/tests/common/port.rs"]
+mod port;
+
 use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
 
+use port::free_port;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -28,14 +32,13 @@ fn json(output: &Output) -> Value {
 
 /// A configuration with free ports in a folder of its own.
 fn site(folder: &Path, more: &str) -> PathBuf {
-    let port = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let file = folder.join("server.toml");
     let text = format!(
         "hospital = \"湊総合病院\"\n[store]\ndata = \"{}\"\n[console]\nlisten = \"127.0.0.1:{}\"\n\
          [serve]\nlisten = \"127.0.0.1:{}\"\n{more}",
         folder.join("data").display(),
-        port(),
-        port()
+        free_port(),
+        free_port()
     );
     fs_err::write(&file, text).unwrap();
     file

@@ -4,7 +4,7 @@
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::Path,
-    sync::Arc,
+    sync::{Arc, Mutex, mpsc},
     time::Duration,
 };
 
@@ -27,16 +27,52 @@ use kuramori_wire::{
 pub(crate) struct Talk {
     pub(crate) reader: FrameReader<Reader>,
     pub(crate) writer: Writer,
+    pulse: Option<Pulse>,
+}
+
+/// Signs of life on a connection, for a test that is busy elsewhere for longer than the other side bears.
+struct Pulse {
+    /// A long frame goes out in pieces: none of another one may come between them.
+    turn: Arc<Mutex<()>>,
+    /// The thread ends when this is gone.
+    _over: mpsc::Sender<()>,
+}
+
+impl Pulse {
+    fn start(mut writer: Writer) -> Self {
+        let turn = Arc::new(Mutex::new(()));
+        let (over, ended) = mpsc::channel::<()>();
+        let shared = turn.clone();
+        std::thread::spawn(move || {
+            while ended.recv_timeout(Duration::from_secs(5)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let _turn = shared.lock().unwrap();
+                if send(&mut writer, &Message::Ping).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { turn, _over: over }
+    }
 }
 
 impl Talk {
+    fn new(reader: Reader, writer: Writer, chunks: bool) -> Self {
+        Self { reader: FrameReader::new(reader, chunks), writer, pulse: None }
+    }
+
+    /// As an honest peer does on its control connection, from now on.
+    fn alive(mut self) -> Self {
+        self.pulse = Some(Pulse::start(self.writer.clone()));
+        self
+    }
+
     /// The next frame, or why there is none; signs of life are left out.
     pub(crate) fn hear(&mut self) -> Result<Frame> {
         let mut turns = 0;
         loop {
-            let frame = self.reader.read(&mut |_| {
-                turns += 1;
-                if turns > 120 { Err(Error::Silent { seconds: 30 }) } else { Ok(()) }
+            let frame = self.reader.read(&mut |came| {
+                turns += u32::from(!came);
+                if turns > 480 { Err(Error::Silent { seconds: 120 }) } else { Ok(()) }
             })?;
             if frame != Frame::Message(Message::Ping) {
                 return Ok(frame);
@@ -52,7 +88,9 @@ impl Talk {
     }
 
     pub(crate) fn say(&mut self, message: &Message) {
+        let turn = self.pulse.as_ref().map(|pulse| pulse.turn.lock().unwrap());
         send(&mut self.writer, message).unwrap();
+        drop(turn);
     }
 }
 
@@ -75,7 +113,7 @@ impl BadAgent {
         let authorities = identity::certificates(&self.state.authorities).unwrap();
         let config = tls::client(Trust::Authorities(authorities), Some(&self.state.own)).unwrap();
         let (reader, writer, _) = line::connect(TcpStream::connect(self.door).unwrap(), config).unwrap();
-        Talk { reader: FrameReader::new(reader, false), writer }
+        Talk::new(reader, writer, false)
     }
 
     pub(crate) fn open(&self, first: &Message) -> Talk {
@@ -96,7 +134,7 @@ impl BadAgent {
             units: vec![unit],
         }));
         assert!(matches!(talk.message(), Message::Welcome(_)));
-        talk
+        talk.alive()
     }
 }
 
@@ -134,7 +172,7 @@ impl BadServer {
     pub(crate) fn accept(&self) -> (Talk, Message) {
         let (socket, _) = self.listener.accept().unwrap();
         let (reader, writer, _) = line::accept(socket, &self.tls).unwrap();
-        let mut talk = Talk { reader: FrameReader::new(reader, true), writer };
+        let mut talk = Talk::new(reader, writer, true);
         let first = talk.message();
         (talk, first)
     }
@@ -151,7 +189,7 @@ impl BadServer {
             renew: false,
         };
         talk.say(&Message::Welcome(state));
-        talk
+        talk.alive()
     }
 
     /// The main line and the one data line of a session, in whatever order they come.
