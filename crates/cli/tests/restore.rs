@@ -307,7 +307,7 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
     times.push(billing.batch(3));
     server.kill();
     times.push(billing.batch(4));
-    let _server = Server::start(&billing.site);
+    let server = Server::start(&billing.site);
     times.push(billing.batch(5));
     let at = |time: &Timestamp| time.to_string();
     let target = billing.dir.path().join("restored");
@@ -326,6 +326,26 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
         (!alarms.iter().any(wal)).then_some(())
     });
 
+    // Log is lost while our server is away.
+    let spool = billing.dir.path().join("spool");
+    drop(server);
+    until("the slot", || {
+        let held = "SELECT count(*) FROM pg_replication_slots WHERE active";
+        (billing.postgres.sql("postgres", held).trim() == "0").then_some(())
+    });
+    billing.postgres.sql("postgres", "SELECT pg_drop_replication_slot('kuramori')");
+    for number in 6..=9 {
+        billing.batch(number);
+        billing.postgres.sql("postgres", "SELECT pg_switch_wal()");
+        billing.postgres.sql("postgres", "CHECKPOINT");
+    }
+    let _server = Server::start(&billing.site);
+    let run = backup(&billing.site.client(), "billing");
+    assert_eq!(run["state"], "complete", "{run}");
+    let state: Value = serde_json::from_slice(&fs_err::read(spool.join("state.json")).unwrap()).unwrap();
+    let before_gap: Timestamp = state["gaps"][0]["reached"].as_str().unwrap().parse().unwrap();
+    assert!(before_gap >= times[4], "{state}");
+
     // A neighbour whose log was lost, piles up without a limit and has not come for long.
     let neighbour = billing.dir.path().join("neighbour");
     fs_err::create_dir(&neighbour).unwrap();
@@ -341,9 +361,31 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
     });
     let entry = json!({ "id": "neighbour", "source": source });
     let _: Value = billing.site.client().post("/v1/systems", &entry).unwrap();
+    // And one that answers, and has given no log for as long.
+    let mute = billing.dir.path().join("mute");
+    fs_err::create_dir(&mute).unwrap();
+    let state = json!({
+        "system_identifier": "8", "segment_bytes": 1 << 20, "timeline": 1, "flushed": "0/5000000",
+        "until": null, "server_end": "0/5000000", "seen": "2100-01-01T00:00:00Z", "keeps": 1, "gaps": [],
+        "trouble": { "code": "source.server", "text": "held", "since": "2026-01-01T00:00:00Z" },
+    });
+    fs_err::write(mute.join("state.json"), state.to_string()).unwrap();
+    let source = json!({
+        "kind": "postgres", "server": "127.0.0.1", "port": free_port(), "user": "nobody",
+        "wal": { "slot": "other", "spool": mute },
+    });
+    let _: Value =
+        billing.site.client().post("/v1/systems", &json!({ "id": "mute", "source": source })).unwrap();
     let alarms: Vec<Value> = billing.site.client().post("/v1/judge", &json!({})).unwrap();
-    for code in ["wal.late", "wal.gap", "wal.slot-grows", "wal.slot-unlimited"] {
-        assert!(alarms.iter().any(|alarm| alarm["finding"]["code"] == code), "{code}: {alarms:?}");
+    for (system, code) in [
+        ("neighbour", "wal.late"),
+        ("neighbour", "wal.gap"),
+        ("neighbour", "wal.slot-grows"),
+        ("neighbour", "wal.slot-unlimited"),
+        ("mute", "wal.late"),
+    ] {
+        let told = |alarm: &Value| alarm["finding"]["code"] == code && alarm["finding"]["system"] == system;
+        assert!(alarms.iter().any(told), "{system} {code}: {alarms:?}");
     }
 
     // Destroyed.
@@ -353,10 +395,10 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
     assert_eq!(code, Some(0), "{said:?}");
     let moment = &said[0]["plan"]["moment"];
     let latest: Timestamp = moment["latest"].as_str().unwrap().parse().unwrap();
-    assert!(latest >= times[4], "{moment}");
+    assert!(latest >= times[2], "{moment}");
     assert_eq!(said[0]["plan"]["choice"]["why"][0], "for-time");
     for (wanted, nearest) in [
-        (latest + jiff::SignedDuration::from_hours(1), moment["latest"].clone()),
+        (before_gap + jiff::SignedDuration::from_millis(1), json!(before_gap.to_string())),
         (times[0], moment["earliest"].clone()),
     ] {
         let (code, said) = billing.restore("run", &to, &["--yes", "--to-time", &at(&wanted)]);
@@ -365,6 +407,22 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
         assert!(!target.exists());
     }
     let long = std::env::var_os("KURAMORI_LONG").is_some();
+    // Something appears at the target while the database recovers: what is there is no restored copy any more,
+    // and the next try does not take it for one.
+    let recovering = || {
+        let mut all = fs_err::read_dir(billing.dir.path()).unwrap().flatten();
+        all.any(|entry| entry.file_name().to_string_lossy().ends_with(".run"))
+    };
+    let (code, said) = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            until("the recovery", || recovering().then_some(()));
+            fs_err::create_dir(&target).unwrap();
+        });
+        billing.restore("run", &to, &["--yes", "--to-time", &at(&times[2])])
+    });
+    assert_eq!((code, &said.last().unwrap()["code"]), (Some(1), &json!("drill.target")), "{said:?}");
+    assert!(recovering(), "the next try has to know");
+    fs_err::remove_dir(&target).unwrap();
     for upto in if long { 2..4 } else { 3..4 } {
         let more = ["--yes", "--verify", "--to-time", &at(&times[upto - 1])];
         let (code, said) = billing.restore("run", &to, &more);
@@ -372,10 +430,12 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
         let proven = &said[1]["done"]["proven"];
         assert!(proven["stopped"].as_str().unwrap().contains("recovery stopping before commit"), "{proven}");
         assert!(!target.join("kuramori_wal").exists() && !target.join("recovery.signal").exists());
+        assert!(!recovering(), "nothing stays beside it");
         assert_eq!(rows(&target), expected(u32::try_from(upto).unwrap()));
     }
-    // Nothing happened between the last rows and this time: all of the log, and no transaction behind it.
-    let (code, said) = billing.restore("run", &to, &["--yes", "--to-time", &at(&latest)]);
+    // The last time before the hole; nothing happened between the last rows and it: all of the log up to there,
+    // and no transaction behind it.
+    let (code, said) = billing.restore("run", &to, &["--yes", "--to-time", &at(&before_gap)]);
     assert_eq!(code, Some(0), "{said:?}");
     assert_eq!(rows(&target), expected(5));
 
@@ -405,7 +465,7 @@ fn a_database_comes_back_to_a_moment_between_restore_points_and_never_to_one_it_
     let repository = billing.site.repository("billing");
     let password = billing.site.recovered_password("billing");
     restic(text(&repository), &password, &[], &["restore", "latest", "--target", text(&stock)]);
-    assert_eq!(rows(&stock), expected(5));
+    assert_eq!(rows(&stock), expected(9));
 
     // The stream of the destroyed one has not come for a while, and says so.
     until("the alarm", || {
@@ -436,19 +496,24 @@ fn a_laboratory_on_mariadb_comes_back_to_a_second_between_two_restore_points() {
     let site = Site::new(&dir.path().join("site"), "");
     site.init();
     let _ours = Server::start(&site);
-    server.sql("CREATE DATABASE lab; CREATE TABLE lab.results (batch INT, value INT) ENGINE=InnoDB");
-    let sums = "SELECT batch, COUNT(*), SUM(value) FROM lab.results GROUP BY 1 ORDER BY 1";
+    server.sql(
+        "CREATE DATABASE lab; CREATE TABLE lab.results (batch INT, value INT, taken DATETIME) ENGINE=InnoDB",
+    );
+    // The laboratory's own time is not ours, and its log tells a statement to ask for it again.
+    let sums =
+        "SELECT batch, COUNT(*), SUM(value), MIN(taken), MAX(taken) FROM lab.results GROUP BY 1 ORDER BY 1";
     // The log counts in whole seconds: each batch gets one of its own, and the time behind it.
     let clock =
         |server: &Mariadb| -> i64 { server.sql("SELECT FLOOR(UNIX_TIMESTAMP(NOW(6)))").parse().unwrap() };
     let batch = |server: &Mariadb, number: u32| {
-        server
-            .sql(&format!("USE lab; INSERT INTO results SELECT {number}, seq * {number} FROM seq_1_to_500"));
+        server.sql(&format!(
+            "USE lab; INSERT INTO results SELECT {number}, seq * {number}, NOW() FROM seq_1_to_500"
+        ));
         let (now, sum) = (clock(server), server.sql(sums));
         until("the next second", || (clock(server) > now + 1).then_some(()));
         (Timestamp::from_second(now + 1).unwrap(), sum)
     };
-    server.sql("USE lab; INSERT INTO results SELECT 1, seq FROM seq_1_to_500");
+    server.sql("USE lab; INSERT INTO results SELECT 1, seq, NOW() FROM seq_1_to_500");
     let mut source = serde_json::to_value(server.config()).unwrap();
     source["kind"] = json!("mariadb");
     source["binlog"] = json!({ "spool": dir.path().join("spool") });
@@ -457,9 +522,11 @@ fn a_laboratory_on_mariadb_comes_back_to_a_second_between_two_restore_points() {
     // Times before the dump's end cannot be reached from it.
     let begun = clock(&server);
     until("a second behind the dump", || (clock(&server) > begun + 1).then_some(()));
+    // From here on the accounts of the dump count where the log is played.
+    server.sql("FLUSH PRIVILEGES");
     let (second, then) = batch(&server, 2);
     server.sql("FLUSH BINARY LOGS; CREATE USER 'later'@'localhost' IDENTIFIED BY 'x'; FLUSH PRIVILEGES");
-    server.sql("USE lab; INSERT INTO results SELECT 3, seq FROM seq_1_to_500");
+    server.sql("USE lab; INSERT INTO results SELECT 3, seq, NOW() FROM seq_1_to_500");
     assert_eq!(backup(&site.client(), "lab")["state"], "complete");
     server.kill();
 

@@ -48,6 +48,8 @@ pub struct Second {
     pub log_snapshot: Option<String>,
     /// The log's files that are played.
     pub files: Vec<String>,
+    /// Seconds that the source's own zone was ahead of UTC.
+    pub utc_offset: Option<i32>,
     /// Most memory that the loading server may take.
     pub memory: Bytes,
 }
@@ -95,6 +97,7 @@ pub fn choose_second(repository: &Repository<Indexed>, asked: &Asked<'_>) -> Res
         log_of: way.log.map(|point| point.sequence),
         log_snapshot: way.log.map(|point| point.snapshot.clone()),
         files: files.clone(),
+        utc_offset: index.utc_offset,
         memory: asked.profile.memory,
     };
     Ok((choice, second))

@@ -48,6 +48,8 @@ pub struct Moment {
     pub earliest: Timestamp,
     /// Until here.
     pub latest: Timestamp,
+    /// The position that recovery to the latest time has to come to.
+    pub latest_at: Lsn,
     /// The restore point whose log is used besides, by its number; none if the base's own is enough.
     pub log_of: Option<Sequence>,
     /// That restore point's snapshot.
@@ -88,8 +90,9 @@ pub fn index(repository: &Repository<Indexed>, snapshot: &str) -> Result<Option<
     Ok(Some(index))
 }
 
-/// A base backup with the log that brings it forward: its index, and the one whose log ends last.
-type FromBase<'a> = Way<'a, (&'a Index, &'a Index)>;
+/// A base backup with the log that brings it forward: its index, the one whose log ends last, and how far that
+/// can be used.
+type FromBase<'a> = Way<'a, (&'a Index, &'a Index, Lsn)>;
 
 /// Chooses base backup and log for a time.
 ///
@@ -99,7 +102,7 @@ pub fn choose_moment(repository: &Repository<Indexed>, asked: &Asked<'_>) -> Res
     let known = known(asked, |snapshot| index(repository, snapshot))?;
     let ways = ways(&known, asked.wish.point);
     let (choice, way) = best(asked, &ways)?;
-    let (index, last) = way.with;
+    let (index, last, latest_at) = way.with;
     let bytes = index.segment_bytes;
     let superuser = match &asked.profile.service {
         Some(Service::Postgres { superuser }) => superuser.clone(),
@@ -112,10 +115,11 @@ pub fn choose_moment(repository: &Repository<Indexed>, asked: &Asked<'_>) -> Res
             base: index.base.clone(),
             earliest: way.earliest,
             latest: way.latest,
+            latest_at,
             log_of: way.log.map(|point| point.sequence),
             log_snapshot: way.log.map(|point| point.snapshot.clone()),
             first_segment: segment_name(index.base.timeline, index.base.end.segment(bytes), bytes),
-            last_segment: segment_name(last.end.timeline, last.end.lsn.0.saturating_sub(1) / bytes, bytes),
+            last_segment: segment_name(last.end.timeline, latest_at.0.saturating_sub(1) / bytes, bytes),
             superuser,
             memory: asked.profile.memory,
         },
@@ -129,8 +133,8 @@ fn ways<'a>(known: &'a [(&'a Candidate, Index)], named: Option<Sequence>) -> Vec
         if named.is_some_and(|named| named != point.sequence) {
             continue;
         }
-        if let Ok(latest) = index.reach(&index.system_identifier, &index.base) {
-            ways.push(Way { point, log: None, earliest: index.base.time, latest, with: (index, index) });
+        if let Ok((at, latest)) = index.reach_to(&index.system_identifier, &index.base) {
+            ways.push(Way { point, log: None, earliest: index.base.time, latest, with: (index, index, at) });
         }
         for (other, log) in known {
             if other.sequence <= point.sequence {
@@ -145,9 +149,9 @@ fn ways<'a>(known: &'a [(&'a Candidate, Index)], named: Option<Sequence>) -> Vec
             });
             both.segments
                 .extend(index.segments.iter().filter(|name| Some(*name) != growing.as_ref()).cloned());
-            if let Ok(latest) = both.reach(&index.system_identifier, &index.base) {
+            if let Ok((at, latest)) = both.reach_to(&index.system_identifier, &index.base) {
                 let earliest = index.base.time;
-                ways.push(Way { point, log: Some(other), earliest, latest, with: (index, log) });
+                ways.push(Way { point, log: Some(other), earliest, latest, with: (index, log, at) });
             }
         }
     }
@@ -214,7 +218,7 @@ pub(crate) fn recover(moment: &Moment, data: &Path, run: &Path, clock: &dyn Cloc
     };
     // A server that stopped at a damaged record says nothing; only its place tells.
     if !proven.stopped.contains("recovery stopping") {
-        let wanted = index_of(data)?.end.lsn;
+        let wanted = moment.latest_at;
         if !reached(data, &run.join("postgres.log"), wanted) {
             let how = format!("recovered only to {} and the log goes to {wanted}: it is damaged", proven.end);
             return Err(DrillError::Program { program: "postgres".to_owned(), how });
@@ -228,16 +232,10 @@ pub(crate) fn recover(moment: &Moment, data: &Path, run: &Path, clock: &dyn Cloc
     Ok(proven)
 }
 
-/// The index in a restored folder.
-fn index_of(data: &Path) -> Result<Index> {
-    let wrong = DrillError::file("read the log's index");
-    let json = fs_err::read(data.join(FOLDER).join(INDEX)).map_err(&wrong)?;
-    serde_json::from_slice(&json).map_err(|error| wrong(error.into()))
-}
-
 /// What recovery to the end of the log has to reach; none where no log is.
 pub(crate) fn wanted_end(data: &Path) -> Option<Lsn> {
-    index_of(data).ok().map(|index| index.end.lsn)
+    let json = fs_err::read(data.join(FOLDER).join(INDEX)).ok()?;
+    serde_json::from_slice::<Index>(&json).ok().map(|index| index.end.lsn)
 }
 
 /// Where recovery left the old timeline: the newest history file says it.

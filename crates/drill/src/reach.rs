@@ -87,8 +87,11 @@ pub(crate) fn known<'a, T>(
 /// The time cannot be reached: with the nearest times that can. The point may not be used.
 pub(crate) fn best<'w, 'a, T>(asked: &Asked<'_>, ways: &'w [Way<'a, T>]) -> Result<(Choice, &'w Way<'a, T>)> {
     let fits = |way: &&Way<'_, T>| way.earliest <= asked.to && asked.to <= way.latest;
-    let nearest =
-        |way: &&Way<'_, T>| (way.earliest, way.log.is_none(), std::cmp::Reverse(way.point.sequence));
+    // A later log may have gone another way than the time that is meant: the earliest one that reaches it has not.
+    let nearest = |way: &&Way<'_, T>| {
+        let log = way.log.map(|point| point.sequence);
+        (way.earliest, log.is_none(), std::cmp::Reverse((log, way.point.sequence)))
+    };
     let Some(way) = ways.iter().filter(fits).max_by_key(nearest) else {
         return Err(DrillError::Moment {
             system: asked.system.to_owned(),

@@ -112,16 +112,22 @@ pub fn run(
         (None, Some(wanted)) => {
             binlog::prepare(repository, wanted, &target.staging, progress, cancel)?;
             let load = |run: &Path| binlog::recover(wanted, &target.staging, run, clock);
-            (!how.leave_recovery).then(|| recovered(&target.staging, load)).transpose()?
+            (!how.leave_recovery).then(|| load(&run_folder(&target.staging))).transpose()?
         }
         (Some(wanted), _) => {
             moment::prepare(repository, wanted, &target.staging, progress, cancel)?;
             let recover = |run: &Path| moment::recover(wanted, &target.staging, run, clock);
-            (!how.leave_recovery).then(|| recovered(&target.staging, recover)).transpose()?
+            (!how.leave_recovery).then(|| recover(&run_folder(&target.staging))).transpose()?
         }
     };
     let seconds = clock.boot().saturating_sub(begin).as_secs_f64();
     let kept = target.put()?;
+    if proven.is_some() {
+        // Not before: as long as it is there, what lies in staging is known not to be what the engine restored.
+        if let Err(error) = fs_err::remove_dir_all(run_folder(&target.staging)) {
+            tracing::warn!("what the recovery wrote beside the target is still there: {error}");
+        }
+    }
     Ok(Done {
         target: target.path.clone(),
         kept,
@@ -137,7 +143,7 @@ pub fn run(
 }
 
 /// The folder for sockets and logs while a server recovers; it is there as long as staging is not what the
-/// engine restored.
+/// engine restored. What a failed recovery said stays in it.
 fn run_folder(staging: &Path) -> PathBuf {
     let mut name = staging.file_name().unwrap_or_default().to_owned();
     name.push(".run");
@@ -160,14 +166,6 @@ fn clear_recovery(staging: &Path) -> Result<()> {
         }
     }
     fs_err::remove_dir_all(run).map_err(&wrong)
-}
-
-/// Recovers beside the target. What a failed recovery said stays in its folder.
-fn recovered(staging: &Path, recover: impl FnOnce(&Path) -> Result<Proven>) -> Result<Proven> {
-    let run = run_folder(staging);
-    let proven = recover(&run)?;
-    fs_err::remove_dir_all(&run).map_err(DrillError::file("remove the recovery's folder"))?;
-    Ok(proven)
 }
 
 /// Holds the staging folder alone until the guard goes.

@@ -55,6 +55,10 @@ pub struct Index {
     /// Why an earlier log does not go on in this one; none if it does, or if this is the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<String>,
+    /// Seconds that the server's own zone (`SYSTEM`) was ahead of UTC all this time: statements in the log that
+    /// ask for the local time mean it. None in an index of before it was written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub utc_offset: Option<i32>,
 }
 
 /// The number at the end of a log file's name.
@@ -102,6 +106,7 @@ mod tests {
             end: mark("bin.000004", 90),
             files: ["bin.000002", "bin.000003", "bin.000004"].map(str::to_owned).to_vec(),
             lost: None,
+            utc_offset: None,
         };
         assert_eq!(index.reach(&index).unwrap().as_second(), 90);
         for lost in 0..3 {

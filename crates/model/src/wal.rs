@@ -109,6 +109,9 @@ pub struct Base {
     pub end: Lsn,
     /// By the server's clock: nothing before this time can be reached from it.
     pub time: Timestamp,
+    /// The past that it belongs to: counted each time the server went back behind log that we had.
+    #[serde(default)]
+    pub past: u32,
 }
 
 /// How far a log reaches.
@@ -122,7 +125,25 @@ pub struct End {
     pub time: Timestamp,
 }
 
-/// Log that nobody has any more.
+/// Where a timeline was left for the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fork {
+    /// The timeline that was left.
+    pub timeline: u32,
+    /// What it has behind this position leads nowhere.
+    pub at: Lsn,
+}
+
+/// What a timeline's history file says: the timelines that it comes from, oldest first.
+pub fn forks(history: &str) -> Vec<Fork> {
+    let fork = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some(Fork { timeline: words.next()?.parse().ok()?, at: words.next()?.parse().ok()? })
+    };
+    history.lines().filter_map(fork).collect()
+}
+
+/// Log that nobody has any more, or that leads nowhere because the server went back in its past.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// The last byte before it that is here.
@@ -135,6 +156,9 @@ pub struct Gap {
     pub found: Timestamp,
     /// What the server said.
     pub why: String,
+    /// The [past](Base::past) whose log ends here.
+    #[serde(default)]
+    pub past: u32,
 }
 
 /// What a restore point's log can do; stored as `kuramori_wal/index.json`.
@@ -154,6 +178,12 @@ pub struct Index {
     pub gaps: Vec<Gap>,
     /// The segments, by name.
     pub segments: Vec<String>,
+    /// The [past](Base::past) that the log belongs to.
+    #[serde(default)]
+    pub past: u32,
+    /// Where the timelines that its own comes from were left, oldest first.
+    #[serde(default)]
+    pub forks: Vec<Fork>,
 }
 
 /// Why a log cannot bring a base backup forward.
@@ -162,6 +192,17 @@ pub enum Unreachable {
     /// It is another cluster's.
     #[error("it is the log of another cluster")]
     Cluster,
+    /// The server went back in its past between the two.
+    #[error("the server went back in its past between the base backup and this log")]
+    Past,
+    /// The log's timeline does not come from where the base ends.
+    #[error("the log's timeline {log} was begun before the base backup on timeline {base} ended")]
+    Timeline {
+        /// The base's.
+        base: u32,
+        /// The log's.
+        log: u32,
+    },
     /// Segments are not there.
     #[error("segment {0} is missing")]
     Missing(String),
@@ -182,11 +223,23 @@ impl Index {
     /// # Errors
     /// Why it cannot be brought forward at all.
     pub fn reach(&self, system_identifier: &str, base: &Base) -> Result<Timestamp, Unreachable> {
+        self.reach_to(system_identifier, base).map(|(_, time)| time)
+    }
+
+    /// As [`Self::reach`], with the position that recovery to this time has to come to.
+    ///
+    /// # Errors
+    /// Why it cannot be brought forward at all.
+    pub fn reach_to(&self, system_identifier: &str, base: &Base) -> Result<(Lsn, Timestamp), Unreachable> {
         if self.system_identifier != system_identifier || self.segment_bytes == 0 {
             return Err(Unreachable::Cluster);
         }
+        if self.past != base.past {
+            return Err(Unreachable::Past);
+        }
+        self.comes_from(base)?;
         let mut until = (self.end.lsn, self.end.time);
-        for gap in &self.gaps {
+        for gap in self.gaps.iter().filter(|gap| gap.past == self.past) {
             if gap.to <= base.end {
                 continue;
             }
@@ -200,14 +253,44 @@ impl Index {
             }
         }
         let bytes = self.segment_bytes;
-        let there: BTreeSet<u64> =
-            self.segments.iter().filter_map(|name| parse_segment(name, bytes)).map(|(_, n)| n).collect();
+        let there: BTreeSet<(u32, u64)> = self
+            .segments
+            .iter()
+            .filter_map(|name| parse_segment(name, bytes))
+            .map(|(timeline, number)| (self.any_timeline(base).unwrap_or(timeline), number))
+            .collect();
         // A log that ends with its segment needs none behind it.
         let last = until.0.0.saturating_sub(1) / bytes;
-        if let Some(missing) = (base.end.segment(bytes)..=last).find(|number| !there.contains(number)) {
-            return Err(Unreachable::Missing(segment_name(self.end.timeline, missing, bytes)));
+        let mut needed = (base.end.segment(bytes)..=last).map(|number| (self.timeline_of(number), number));
+        if let Some((timeline, number)) = needed.find(|segment| !there.contains(segment)) {
+            return Err(Unreachable::Missing(segment_name(timeline, number, bytes)));
         }
-        Ok(until.1)
+        Ok(until)
+    }
+
+    /// A base backup of what an old timeline wrote behind the position where it was left leads nowhere.
+    fn comes_from(&self, base: &Base) -> Result<(), Unreachable> {
+        let other = Unreachable::Timeline { base: base.timeline, log: self.end.timeline };
+        if base.timeline == self.end.timeline {
+            return Ok(());
+        }
+        match self.forks.iter().find(|fork| fork.timeline == base.timeline) {
+            Some(fork) if base.end <= fork.at => Ok(()),
+            // An index of before the forks were written down.
+            None if self.forks.is_empty() && base.timeline < self.end.timeline => Ok(()),
+            _ => Err(other),
+        }
+    }
+
+    /// The timeline whose file recovery reads for a segment: the one in which a timeline begins is its own.
+    fn timeline_of(&self, number: u64) -> u32 {
+        let older = self.forks.iter().find(|fork| number < fork.at.segment(self.segment_bytes));
+        older.map_or(self.end.timeline, |fork| fork.timeline)
+    }
+
+    /// Where nothing is known of the forks, a segment of any timeline counts.
+    fn any_timeline(&self, base: &Base) -> Option<u32> {
+        (self.forks.is_empty() && base.timeline != self.end.timeline).then_some(self.end.timeline)
     }
 }
 
@@ -227,10 +310,13 @@ mod tests {
                 start: Lsn(2 * MIB + 40),
                 end: Lsn(2 * MIB + 256),
                 time: Timestamp::from_second(100).unwrap(),
+                past: 0,
             },
             end: End { timeline: 2, lsn: Lsn(end), time: Timestamp::from_second(900).unwrap() },
             gaps: Vec::new(),
             segments: segments.iter().map(|n| segment_name(1, *n, MIB)).collect(),
+            past: 0,
+            forks: Vec::new(),
         }
     }
 
@@ -272,11 +358,52 @@ mod tests {
             reached: Some(Timestamp::from_second(500).unwrap()),
             found: Timestamp::from_second(600).unwrap(),
             why: String::new(),
+            past: 0,
         });
+        let at_the_gap = (Lsn(3 * MIB + 9), Timestamp::from_second(500).unwrap());
+        assert_eq!(gap.reach_to("7", &gap.base), Ok(at_the_gap));
         assert_eq!(gap.reach("7", &gap.base).unwrap().as_second(), 500);
         let later = Base { end: Lsn(6 * MIB + 5), ..gap.base.clone() };
         assert_eq!(gap.reach("7", &later).unwrap().as_second(), 900);
         let inside = Base { end: Lsn(5 * MIB), ..gap.base.clone() };
         assert!(matches!(gap.reach("7", &inside), Err(Unreachable::Hole { .. })));
+    }
+
+    #[test]
+    fn a_log_brings_no_base_backup_forward_that_its_timeline_does_not_come_from() {
+        // Timeline 1 was written up to segment 5 and left in segment 3; timeline 2 goes on from there.
+        let mut log = index(&[2, 3, 4, 5], 6 * MIB + 77);
+        log.forks = forks("1\t0/300040\tno recovery target specified\n");
+        assert_eq!(log.forks, [Fork { timeline: 1, at: Lsn(3 * MIB + 64) }]);
+        // The old timeline's segments do not count for the new one's.
+        let missing = Unreachable::Missing(segment_name(2, 3, MIB));
+        assert_eq!(log.reach("7", &log.base), Err(missing));
+        log.segments.extend([3, 4, 5, 6].map(|n| segment_name(2, n, MIB)));
+        assert_eq!(log.reach("7", &log.base).unwrap().as_second(), 900);
+        let behind = Base { end: Lsn(3 * MIB + 65), ..log.base.clone() };
+        assert_eq!(log.reach("7", &behind), Err(Unreachable::Timeline { base: 1, log: 2 }));
+        let stranger = Base { timeline: 3, ..log.base.clone() };
+        assert_eq!(log.reach("7", &stranger), Err(Unreachable::Timeline { base: 3, log: 2 }));
+        // A base on the new timeline itself, and a chain of three.
+        let own = Base { timeline: 2, end: Lsn(4 * MIB), ..log.base.clone() };
+        assert!(log.reach("7", &own).is_ok());
+        log.forks.push(Fork { timeline: 2, at: Lsn(6 * MIB) });
+        log.end.timeline = 4;
+        assert_eq!(log.reach("7", &log.base), Err(Unreachable::Missing(segment_name(4, 6, MIB))));
+        log.segments.push(segment_name(4, 6, MIB));
+        assert!(log.reach("7", &log.base).is_ok() && log.reach("7", &own).is_ok());
+        // Another past has the same names and other bytes, and its gaps are not ours.
+        let mut later = log.clone();
+        later.past = 1;
+        assert_eq!(later.reach("7", &log.base), Err(Unreachable::Past));
+        later.gaps.push(Gap {
+            from: Lsn(6 * MIB),
+            to: Lsn(5 * MIB),
+            reached: None,
+            found: Timestamp::UNIX_EPOCH,
+            why: String::new(),
+            past: 0,
+        });
+        assert!(later.reach("7", &Base { past: 1, ..log.base.clone() }).is_ok());
     }
 }

@@ -118,12 +118,12 @@ pub(crate) async fn findings(now: Timestamp, registered: &Registered) -> Result<
     let folder = wal.spool.clone();
     let seen = blocking(move || {
         let spool = Spool::open(&folder)?;
-        Ok((spool.state()?, spool.base_end()))
+        Ok((spool.state()?, spool.base()))
     })
     .await;
     let late = jiff::SignedDuration::try_from(wal.late.0).unwrap_or(jiff::SignedDuration::MAX);
     let mut findings = Vec::new();
-    let (state, base_end) = match seen {
+    let (state, base) = match seen {
         Ok(seen) => seen,
         // One folder that cannot be used must not silence the judge of everything else.
         Err(error) => {
@@ -144,17 +144,18 @@ pub(crate) async fn findings(now: Timestamp, registered: &Registered) -> Result<
         return Ok(findings);
     };
     let why = state.trouble.as_ref().map_or(String::new(), |trouble| trouble.text.clone());
-    // By our own clock: the server's may go wrong.
-    if now.duration_since(state.seen) > late {
+    // By our own clock: the server's may go wrong. A server that answers and gives no log is as bad as none.
+    let stuck = state.trouble.as_ref().map_or(state.seen, |trouble| trouble.since.min(state.seen));
+    if now.duration_since(stuck) > late {
         findings.push(
             Finding::new("wal.late", Severity::Alarm, "check-log")
                 .of(&id)
-                .with("last", state.seen)
+                .with("last", stuck)
                 .with("why", why.chars().take(200).collect::<String>()),
         );
     }
     if let Some(gap) = state.gaps.last()
-        && base_end.is_none_or(|end| gap.to > end)
+        && base.is_none_or(|base| base.past < state.past || base.past == gap.past && gap.to > base.end)
     {
         findings.push(
             Finding::new("wal.gap", Severity::Alarm, "take-base")

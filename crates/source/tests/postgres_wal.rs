@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use kuramori_model::{
     fault::Fault,
     units::Bytes,
-    wal::{FOLDER, INDEX, Index, Lsn, parse_segment},
+    wal::{FOLDER, INDEX, Index, Lsn, Unreachable, parse_segment},
 };
 use kuramori_source::{
     Cancel, Control, Error, Report, Source,
@@ -89,6 +89,13 @@ impl Bench {
         Ok(origin.wal.unwrap())
     }
 
+    /// A run whose restore point is never committed: the next one knows only what the one before left.
+    fn lost_point(&self, config: &PostgresConfig) {
+        let mut sink = Folder::new(&self.temp.path().join("lost"));
+        sink.known.clone_from(&self.sink.known);
+        PostgresSource::new(config.clone()).read(&mut sink, &control()).unwrap();
+    }
+
     /// A run whose log reaches the time, which may take a moment.
     fn point_until(&mut self, config: &PostgresConfig, time: Timestamp) -> WalOrigin {
         let mut last = None;
@@ -147,6 +154,24 @@ impl Drop for Streaming {
             let _ = thread.join();
         }
     }
+}
+
+/// Keeps a copy of the server's data, as a snapshot of its machine does.
+fn save(postgres: &mut Postgres, to: &Path) {
+    postgres.stop();
+    run(Command::new("cp").arg("-a").arg(postgres.data()).arg(to));
+    postgres.serve(&[]);
+}
+
+/// Puts the stopped server back to it.
+fn put_back(postgres: &mut Postgres, from: &Path) {
+    postgres.stop();
+    fs_err::remove_dir_all(postgres.data()).unwrap();
+    run(Command::new("cp").arg("-a").arg(from).arg(postgres.data()));
+}
+
+fn recovered(postgres: &Postgres) {
+    until("recovery", || postgres.sql("postgres", "SELECT pg_is_in_recovery()").trim() == "f");
 }
 
 fn target(data: &Path, time: Timestamp) {
@@ -209,11 +234,16 @@ fn every_time_between_two_base_backups_can_be_reached() {
             let wal = bench.point(&config).unwrap();
             assert!(!wal.base_taken && wal.earliest == first.earliest, "{wal:?}");
         }
+        // Runs that fail at their very end cost nothing of what is here.
+        if number == 5 {
+            (0..3).for_each(|_| bench.lost_point(&config));
+        }
         assert!(streaming.stop().unwrap());
         let (state, slot) = (bench.state(), slot(&postgres));
         assert!(slot <= state.flushed, "{slot} was acknowledged and only {} is here", state.flushed);
     }
     let wal = bench.point_until(&config, times[5]);
+    assert!(!wal.base_taken && wal.earliest == first.earliest, "{wal:?}");
     let index = bench.index();
     let numbers: Vec<u64> =
         index.segments.iter().map(|name| parse_segment(name, 1 << 20).unwrap().1).collect();
@@ -239,13 +269,14 @@ fn every_time_between_two_base_backups_can_be_reached() {
         let mut restored = bench.copy();
         target(&restored.data(), times[upto - 1]);
         restored.serve(&[]);
-        until("recovery", || restored.sql("postgres", "SELECT pg_is_in_recovery()").trim() == "f");
+        recovered(&restored);
         assert_eq!(restored.sql("postgres", SUMS), expected(u32::try_from(upto).unwrap()));
     }
 
     // A base backup that is due keeps the log since the one before: older points are brought on by it.
     let mut daily = config.clone();
     daily.wal.as_mut().unwrap().base_every = Span::default();
+    (0..2).for_each(|_| bench.lost_point(&daily));
     let second = bench.point(&daily).unwrap();
     assert!(second.base_taken && second.earliest > wal.latest, "{second:?}");
     // A point claims no time before its own base backup, and none that it has not got.
@@ -253,6 +284,26 @@ fn every_time_between_two_base_backups_can_be_reached() {
     assert!(own.reach(&own.system_identifier, &own.base).unwrap() < own.base.time);
     bench.point_until(&config, second.earliest);
     assert!(bench.index().reach(&index.system_identifier, &index.base).unwrap() >= second.earliest);
+
+    // Somebody else holds the slot: the server lets us in, gives no log, and does not look well by that.
+    let _holds = Streaming::start(&config);
+    let active = "SELECT count(*) FROM pg_replication_slots WHERE active";
+    until("the stream", || postgres.sql("postgres", active).trim() == "1");
+    let other = bench.temp.path().join("other");
+    let mut held = config.clone();
+    held.wal.as_mut().unwrap().spool.clone_from(&other);
+    let spool = Spool::open(&other).unwrap();
+    let calm = State { trouble: None, ..bench.state() };
+    fs_err::write(other.join("state.json"), serde_json::to_vec(&calm).unwrap()).unwrap();
+    let mut since = None;
+    for _ in 0..2 {
+        let error = stream(&held, held.wal.as_ref().unwrap(), &control(), None).unwrap_err();
+        assert!(error.to_string().contains("active"), "{error}");
+        let state = spool.state().unwrap().unwrap();
+        assert_eq!(state.seen, calm.seen, "no log was heard");
+        let now = state.trouble.unwrap().since;
+        assert_eq!(*since.get_or_insert(now), now);
+    }
 }
 
 #[test]
@@ -297,7 +348,7 @@ fn a_promoted_standby_is_followed_to_its_new_timeline() {
             target(&restored.data(), times[upto - 1]);
         }
         restored.serve(&[]);
-        until("recovery", || restored.sql("postgres", "SELECT pg_is_in_recovery()").trim() == "f");
+        recovered(&restored);
         assert_eq!(restored.sql("postgres", SUMS), expected(u32::try_from(upto).unwrap()));
     }
 }
@@ -333,7 +384,7 @@ fn log_that_was_thrown_away_is_a_gap_on_record_and_a_new_base_backup() {
     assert!(now.base.end > gap.to && now.base.time > before.latest);
     let mut restored = bench.copy();
     restored.serve(&[]);
-    until("recovery", || restored.sql("postgres", "SELECT pg_is_in_recovery()").trim() == "f");
+    recovered(&restored);
     assert_eq!(restored.sql("postgres", SUMS), expected(5));
     // Healed: the next point needs no base backup.
     let third = bench.point(&config).unwrap();
@@ -347,7 +398,71 @@ fn log_that_was_thrown_away_is_a_gap_on_record_and_a_new_base_backup() {
     let mut nowhere = config.clone();
     nowhere.wal.as_mut().unwrap().spool = PathBuf::from("/proc/kuramori");
     assert_eq!(bench.point(&nowhere).unwrap_err().code(), "source.spool");
-    // A list that does not fit to the previous restore point is of no use.
+    // A list that does not fit to the previous restore point is of no use: a new base backup, and all the log
+    // that is still here, whichever point it goes on from.
+    let before = bench.index();
+    let sixth = batch(&postgres, 6);
     bench.sink.known.clear();
+    fs_err::remove_dir_all(&bench.sink.root).unwrap();
     assert!(bench.point(&config).unwrap().base_taken);
+    bench.point_until(&config, sixth);
+    let mut both = bench.index();
+    both.segments.extend(before.segments);
+    assert!(both.reach(&before.system_identifier, &before.base).unwrap() >= sixth);
+    goes_back(postgres, bench);
+}
+
+/// A server that is restored to a moment, then one that is put back to a snapshot, unnoticed and overtaken.
+fn goes_back(mut postgres: Postgres, mut bench: Bench) {
+    let config = bench.config(&postgres);
+    let mut daily = config.clone();
+    daily.wal.as_mut().unwrap().base_every = Span::default();
+    let (old, snapshot) = (bench.index(), bench.temp.path().join("snapshot"));
+    save(&mut postgres, &snapshot);
+    batch(&postgres, 7);
+    assert!(bench.point(&daily).unwrap().base_taken);
+    let dead = bench.index();
+    put_back(&mut postgres, &snapshot);
+    let settings = postgres.data().join("postgresql.auto.conf");
+    fs_err::write(&settings, "restore_command = 'false'\n").unwrap();
+    fs_err::write(postgres.data().join("recovery.signal"), "").unwrap();
+    own(&postgres.data());
+    postgres.serve(&[]);
+    recovered(&postgres);
+    let here = batch(&postgres, 8);
+    let wal = bench.point(&config).unwrap();
+    assert_eq!((wal.base_taken, wal.timeline, wal.gaps), (true, 2, 1), "{wal:?}");
+    // What the base backup behind the fork holds leads nowhere; the one before it goes on along the new timeline.
+    bench.point_until(&config, here);
+    let now = bench.index();
+    let reach = |of: &Index| now.reach(&of.system_identifier, &of.base);
+    assert_eq!(reach(&dead), Err(Unreachable::Timeline { base: 1, log: 2 }));
+    assert!(reach(&old).unwrap() >= here);
+
+    for (past, batches) in [(1, 0), (2, 3)] {
+        let snapshot = bench.temp.path().join(format!("snapshot-{past}"));
+        save(&mut postgres, &snapshot);
+        let lost = batch(&postgres, 100 + past);
+        bench.point_until(&config, lost);
+        let (before, state) = (bench.index(), bench.state());
+        put_back(&mut postgres, &snapshot);
+        postgres.serve(&[]);
+        // Behind what it had sent, then before it: at the same positions on the same timeline.
+        for number in 0..batches {
+            batch(&postgres, 10 * past + number);
+        }
+        let wal = bench.point(&config).unwrap();
+        assert!(wal.base_taken && wal.timeline == 2 && wal.gaps == 1 + u64::from(past), "{wal:?}");
+        let gap = bench.state().gaps.pop().unwrap();
+        assert!(gap.from == state.flushed && gap.reached >= state.until && gap.past + 1 == past, "{gap:?}");
+        let now = bench.index();
+        assert_eq!(now.reach(&before.system_identifier, &before.base), Err(Unreachable::Past));
+        let last = batch(&postgres, 50 + past);
+        let wal = bench.point_until(&config, last);
+        assert!(!wal.base_taken && wal.gaps == 1 + u64::from(past), "{wal:?}");
+    }
+    let mut restored = bench.copy();
+    restored.serve(&[]);
+    recovered(&restored);
+    assert_eq!(restored.sql("postgres", SUMS), postgres.sql("postgres", SUMS));
 }

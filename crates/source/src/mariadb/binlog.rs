@@ -2,11 +2,16 @@
 //! log file since the dump before, by Debian's own `mariadb-binlog` over the same login.
 //!
 //! Nothing is held back at the server for us. Log that it removed before we read it, or that it began to count
-//! anew (`RESET MASTER`), is a hole: it is written down, a new dump is taken at once, and log from before is
-//! never joined with log from after it.
+//! anew (`RESET MASTER`, a server that was built anew: the file that we read last then begins with other bytes),
+//! is a hole: it is written down, a new dump is taken at once, and log from before is never joined with log from
+//! after it. So is a change of the server's time zone: statements in the log mean the zone that they ran in.
 
-use std::io::{self, Read};
+use std::{
+    fmt::Write as _,
+    io::{self, Read},
+};
 
+use aws_lc_rs::digest::{Context, SHA256};
 use jiff::Timestamp;
 use kuramori_model::{
     binlog::{FOLDER, FORMAT, INDEX, Index, Mark, Place, number},
@@ -42,6 +47,9 @@ struct Inventory {
     keep_from: u64,
     dump: Item,
     files: Vec<Item>,
+    /// SHA-256 of the file that still grew, up to the list's end, in hexadecimal.
+    #[serde(default)]
+    grown: Option<String>,
     index: Item,
     list: Index,
     origin: MariadbOrigin,
@@ -52,6 +60,8 @@ struct Now {
     mark: Mark,
     /// Names and sizes of what it still has.
     files: Vec<(String, u64)>,
+    /// Seconds that its zone `SYSTEM` is ahead of UTC.
+    utc_offset: i32,
 }
 
 /// Remembers a dump's beginning and what it was stored as.
@@ -110,14 +120,33 @@ impl MariadbSource {
         log: &BinlogConfig,
         options: &TempDir,
         origin: MariadbOrigin,
+        weak: usize,
         sink: &mut dyn Sink,
         control: &Control,
     ) -> Result<Report, Error> {
         let (begun, started) = (control.clock.now(), control.clock.boot());
         let spool = Spool::open(&log.spool)?;
         let mut now = self.place(options, control)?;
-        let old = usable(&spool, &origin.identity, sink);
-        let hole = old.as_ref().and_then(|old| broken(old, &now));
+        let (old, stays) = match usable(&spool, &origin.identity, sink) {
+            Some((old, stays)) => (Ok(old), stays),
+            // It does not fit to the newest restore point, but its log may go on all the same.
+            None => {
+                let last: Option<Inventory> = spool.load(NAMES.0).ok().flatten();
+                (Err(last.filter(|last| last.identity == origin.identity)), false)
+            }
+        };
+        let last = old.as_ref().map_or_else(Option::as_ref, Some);
+        let mut at_hand = None;
+        let mut hole = last.and_then(|last| broken(last, &now));
+        if let (None, Some(last)) = (&hole, last) {
+            let (file, why) = self.overwritten(last, &spool, options, control)?;
+            (hole, at_hand) = (why, file);
+        }
+        if let (None, Err(Some(last))) = (&hole, &old)
+            && !now.files.iter().any(|(name, _)| number(name) == Some(last.keep_from))
+        {
+            hole = Some(format!("the server no longer has file {:06} of its log", last.keep_from));
+        }
         let aged = |old: &Inventory| {
             let age = std::time::Duration::try_from(control.clock.now().duration_since(old.taken));
             age.unwrap_or_default() + SLACK >= log.dump_every.0
@@ -139,7 +168,7 @@ impl MariadbSource {
             origin: Origin::Mariadb(MariadbOrigin::default()),
         };
         let mut inventory = match old {
-            Some(old) if hole.is_none() && !aged(&old) => {
+            Ok(old) if hole.is_none() && !aged(&old) => {
                 if !old.dump.again(sink)? {
                     return Err(Error::Manifest("the previous restore point has lost its dump".into()));
                 }
@@ -158,37 +187,45 @@ impl MariadbSource {
                     });
                 };
                 // Whatever the dump has was committed before this; and the log has to reach behind it.
+                let zone = now.utc_offset;
                 now = self.place(options, control)?;
+                if now.utc_offset != zone {
+                    hole = Some("the server's time zone changed while it was dumped".to_owned());
+                }
                 let mark = Mark { at, time: now.mark.time + jiff::SignedDuration::from_secs(1) };
                 let first = number(&mark.at.file).unwrap_or(0);
-                let before = old.filter(|_| hole.is_none());
+                let before = if hole.is_none() { Before::of(old) } else { None };
+                let before = before.unwrap_or_else(|| Before {
+                    chain: begun.to_string(),
+                    keep_from: first,
+                    files: Vec::new(),
+                });
                 let index = dump.clone();
-                let chain = before.as_ref().map_or_else(|| begun.to_string(), |old| old.list.chain.clone());
                 Inventory {
                     identity: origin.identity.clone(),
                     taken: control.clock.now(),
-                    keep_from: before
-                        .as_ref()
-                        .and_then(|old| number(&old.list.dump.at.file))
-                        .unwrap_or(first),
+                    keep_from: before.keep_from.min(first),
                     dump,
-                    files: before.map(|old| old.files).unwrap_or_default(),
+                    files: before.files,
+                    grown: None,
                     index,
                     list: Index {
                         format: FORMAT.to_owned(),
                         identity: origin.identity.clone(),
-                        chain,
+                        chain: before.chain,
                         dump: mark.clone(),
                         end: mark,
                         files: Vec::new(),
                         lost: hole,
+                        utc_offset: Some(now.utc_offset),
                     },
                     origin,
                 }
             }
         };
         (report.items, report.files) = (1, 1);
-        self.files(&mut inventory, &now, &spool, options, sink, control, &mut report)?;
+        inventory.list.utc_offset = Some(now.utc_offset);
+        self.files(&mut inventory, &now, &spool, options, at_hand, sink, control, &mut report)?;
         let list = &inventory.list;
         // Right after a dump there may be nothing between the two yet.
         let (from, until) = (list.dump.time, list.end.time.max(list.dump.time));
@@ -200,6 +237,16 @@ impl MariadbSource {
                 "A logical dump and the binary log since: recovers to any second from {from} until {until} by the server's clock."
             ),
         };
+        if weak > 0 {
+            let _ = write!(
+                report.consistency.ja,
+                "ただしトランザクション非対応の表が{weak}個あり、ダンプの実行中にそれらへ書かれた行は、復旧後に二重になるか、ログの適用を止めることがある。"
+            );
+            let _ = write!(
+                report.consistency.en,
+                " But {weak} tables have no transactions: rows written to these while the dump ran may come back twice, or stop the log's play."
+            );
+        }
         inventory.origin.binlog = Some(BinlogOrigin {
             earliest: from,
             latest: list.end.time,
@@ -210,7 +257,7 @@ impl MariadbSource {
         report.newest = Some(list.end.time);
         report.origin = Origin::Mariadb(inventory.origin.clone());
         report.seconds = control.clock.boot().saturating_sub(started).as_secs_f64();
-        spool.replace(NAMES.0, NAMES.1, &inventory)?;
+        spool.replace(NAMES.0, NAMES.1, stays, &inventory)?;
         Ok(report)
     }
 
@@ -220,6 +267,10 @@ impl MariadbSource {
         let time = self.ask(options, control, "SELECT FLOOR(UNIX_TIMESTAMP(NOW(6)))")?;
         let time = time.first().and_then(|row| Timestamp::from_second(row.first()?.parse().ok()?).ok());
         let time = time.ok_or_else(|| odd("no time"))?;
+        let zone = "SET time_zone = 'SYSTEM'; SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), NOW())";
+        let zone = self.ask(options, control, zone)?;
+        let zone = zone.first().and_then(|row| row.first()?.parse().ok());
+        let utc_offset = zone.ok_or_else(|| odd("no time zone"))?;
         let status = self.ask(options, control, "SHOW MASTER STATUS")?;
         let Some([file, position, ..]) = status.first().map(Vec::as_slice) else {
             return Err(Error::Server {
@@ -233,7 +284,27 @@ impl MariadbSource {
         let files =
             files.into_iter().filter_map(|row| Some((row.first()?.clone(), row.get(1)?.parse().ok()?)));
         let files: Vec<(String, u64)> = files.filter(|(name, _)| number(name).is_some()).collect();
-        Ok(Now { mark: Mark { at: Place { file: file.clone(), position }, time }, files })
+        Ok(Now { mark: Mark { at: Place { file: file.clone(), position }, time }, files, utc_offset })
+    }
+
+    /// The server's file under the name of the one that still grew when we read it last, and why it is another
+    /// one: its beginning is what we have, or the log was begun anew.
+    fn overwritten(
+        &self,
+        last: &Inventory,
+        spool: &Spool,
+        options: &TempDir,
+        control: &Control,
+    ) -> Result<(Option<Fetched>, Option<String>), Error> {
+        let Some(grown) = &last.grown else { return Ok((None, None)) };
+        let Place { file, position } = &last.list.end.at;
+        let path = self.fetch(file, spool, options, control)?;
+        let mut content = fs_err::File::open(&path).map_err(Error::Spool)?.take(*position);
+        let mut digest = Digest { inner: &mut content, context: Context::new(&SHA256) };
+        io::copy(&mut digest, &mut io::sink()).map_err(Error::Spool)?;
+        let same = digest.hex() == *grown;
+        let why = format!("{file} is another one than it was: the log was begun anew");
+        Ok((Some((file.clone(), path)), (!same).then_some(why)))
     }
 
     /// The log's files and the index.
@@ -244,6 +315,7 @@ impl MariadbSource {
         now: &Now,
         spool: &Spool,
         options: &TempDir,
+        mut at_hand: Option<Fetched>,
         sink: &mut dyn Sink,
         control: &Control,
         report: &mut Report,
@@ -278,9 +350,15 @@ impl MariadbSource {
             if this < inventory.keep_from || this > last || names.contains(name) {
                 continue;
             }
-            let file = self.fetch(name, spool, options, control)?;
-            let length = fs_err::metadata(&file).map_err(Error::Spool)?.len();
             let wanted = if this == last { now.mark.at.position } else { *size };
+            let there = at_hand.take_if(|(there, _)| there == name).map(|(_, path)| path);
+            let long = |path: &tempfile::TempPath| fs_err::metadata(path).map(|about| about.len());
+            let file = match there.filter(|path| long(path).is_ok_and(|length| length >= wanted)) {
+                Some(path) => path,
+                // It has grown meanwhile.
+                None => self.fetch(name, spool, options, control)?,
+            };
+            let length = long(&file).map_err(Error::Spool)?;
             let mut content = fs_err::File::open(&file).map_err(Error::Spool)?;
             let mut magic = [0; 4];
             let whole = length >= wanted && content.read_exact(&mut magic).is_ok() && magic == *MAGIC;
@@ -297,7 +375,11 @@ impl MariadbSource {
             } else {
                 complete.extend(Item::of(&path, &kind, &meta(0o600)));
             }
-            sink.put(Entry { path, kind, meta: meta(0o600) }, &mut { content })?;
+            let mut content = Digest { inner: content, context: Context::new(&SHA256) };
+            sink.put(Entry { path, kind, meta: meta(0o600) }, &mut content)?;
+            if this == last {
+                inventory.grown = Some(content.hex());
+            }
             (report.items, report.files) = (report.items + 1, report.files + 1);
             report.bytes += wanted;
             names.push(name.clone());
@@ -342,18 +424,70 @@ impl MariadbSource {
     }
 }
 
-/// The newest list whose restore point is the sink's previous one.
-fn usable(spool: &Spool, identity: &str, sink: &mut dyn Sink) -> Option<Inventory> {
-    [NAMES.0, NAMES.1].into_iter().find_map(|name| {
+/// What a new dump takes over of the log before it.
+struct Before {
+    chain: String,
+    keep_from: u64,
+    files: Vec<Item>,
+}
+
+impl Before {
+    /// Of the newest restore point's list; or of one that does not fit to it, whose files come once more then.
+    fn of(old: Result<Inventory, Option<Inventory>>) -> Option<Self> {
+        match old {
+            Ok(old) => Some(Self {
+                keep_from: number(&old.list.dump.at.file)?,
+                chain: old.list.chain,
+                files: old.files,
+            }),
+            Err(last) => {
+                last.map(|last| Self { chain: last.list.chain, keep_from: last.keep_from, files: Vec::new() })
+            }
+        }
+    }
+}
+
+/// Looks at what is read from a file of the log.
+struct Digest<R> {
+    inner: R,
+    context: Context,
+}
+
+impl<R> Digest<R> {
+    fn hex(self) -> String {
+        hex::encode(self.context.finish())
+    }
+}
+
+impl<R: Read> Read for Digest<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let taken = self.inner.read(buffer)?;
+        self.context.update(&buffer[..taken]);
+        Ok(taken)
+    }
+}
+
+/// A file of the server's log, by its name there.
+type Fetched = (String, tempfile::TempPath);
+
+/// The newest list whose restore point is the sink's previous one, and whether it is the one that has to stay.
+fn usable(spool: &Spool, identity: &str, sink: &mut dyn Sink) -> Option<(Inventory, bool)> {
+    [(NAMES.0, false), (NAMES.1, true)].into_iter().find_map(|(name, stays)| {
         let inventory: Inventory = spool.load(name).ok()??;
         let index = inventory.index.entry()?;
-        (inventory.identity == identity && sink.known(&index)).then_some(inventory)
+        (inventory.identity == identity && sink.known(&index)).then_some((inventory, stays))
     })
 }
 
 /// Why the server's log does not go on where ours ends.
 fn broken(old: &Inventory, now: &Now) -> Option<String> {
     let ours = &old.list.end.at;
+    if let Some(offset) = old.list.utc_offset
+        && offset != now.utc_offset
+    {
+        let why = "the server's time zone changed";
+        return Some(format!("{why}: it was {offset} s ahead of UTC and is {} s", now.utc_offset));
+    }
     match now.files.iter().find(|(name, _)| *name == ours.file) {
         None => Some(format!("the server no longer has {}", ours.file)),
         Some((_, size)) if *size < ours.position => {

@@ -206,7 +206,7 @@ impl Source for MariadbSource {
             binlog: None,
         };
         if let Some(log) = &self.config.binlog {
-            return self.read_log(log, &options, origin, sink, control);
+            return self.read_log(log, &options, origin, weak.len(), sink, control);
         }
         let mut report = self.dump(&options, self.config.binlog_position, sink, control)?;
         report.consistency = Self::consistency(weak.len());

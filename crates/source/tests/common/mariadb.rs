@@ -71,6 +71,8 @@ impl Mariadb {
             .arg(format!("--pid-file={}", self.path("pid").display()))
             .arg(format!("--log-error={}", self.path("log").display()))
             .env("TMPDIR", self.temp.path())
+            // Another zone than ours: what means the server's own time must not come to mean ours.
+            .env("TZ", "JST-9")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

@@ -12,7 +12,10 @@
 //!
 //! **What can go wrong.** The server or the line goes away: the next attempt begins at the start of the
 //! unfinished segment and writes the same bytes again. The slot was removed or overtaken: what is lost is
-//! written down as a [gap](kuramori_model::wal::Gap), and the next run takes a base backup at once. A full
+//! written down as a [gap](kuramori_model::wal::Gap), and the next run takes a base backup at once. The server
+//! is put back to an earlier state of its machine: it stands before what it had sent, or sends other bytes than
+//! before; what was here is its old past, which is never joined with what comes. A run is not committed: the list
+//! that it began with stays, and no segment leaves the spool that no committed point holds. A full
 //! disk: nothing more is acknowledged, the server keeps its log, and its growth is told as an alarm.
 //!
 //! **Invariant:** a position is acknowledged only when every byte before it is durable in the spool or in a

@@ -1,6 +1,6 @@
 //! Where a stream stands in the log: its slot, its timeline, and what is done when the server has another one.
 
-use kuramori_model::wal::{Gap, Lsn};
+use kuramori_model::wal::{Gap, Lsn, forks};
 
 use super::{
     super::session::Session,
@@ -25,7 +25,7 @@ impl Stream<'_> {
     pub(super) fn meet(&mut self, theirs: u32, position: Lsn) -> Result<(), Error> {
         let ours = self.state.timeline;
         if theirs == ours {
-            return Ok(());
+            return self.same_timeline(position);
         }
         if theirs < ours {
             let why = format!("the server went back from timeline {ours} to {theirs}");
@@ -34,10 +34,11 @@ impl Stream<'_> {
         for timeline in ours + 1..=theirs {
             self.fetch_history(timeline)?;
         }
-        match left(self.spool, theirs, ours) {
+        match left(&self.spool, theirs, ours) {
             Some(left) if self.state.flushed <= left => Ok(()),
             // The old server wrote on behind the fork: that part of the log leads nowhere.
             Some(left) => {
+                self.spool.close(ours, self.state.flushed, self.state.segment_bytes)?;
                 self.state.flushed = left.aligned(self.state.segment_bytes);
                 self.state.timeline = theirs;
                 self.forget_place();
@@ -50,18 +51,64 @@ impl Stream<'_> {
         }
     }
 
+    /// A server that stands before what it has sent went back in its past, unless it has only begun to replay.
+    fn same_timeline(&mut self, position: Lsn) -> Result<(), Error> {
+        let (flushed, timeline) = (self.state.flushed, self.state.timeline);
+        if position >= flushed {
+            return Ok(());
+        }
+        if self.standby()? {
+            let why = format!("the standby has replayed only to {position} and had sent log to {flushed}");
+            return Err(self.session.line.lost(&why));
+        }
+        let why = format!("the server stands at {position} and had sent log to {flushed}: it was put back");
+        self.another_past(timeline, position, why)
+    }
+
+    fn standby(&mut self) -> Result<bool, Error> {
+        match self.session.setting("in_hot_standby") {
+            Ok(on) => Ok(on == "on"),
+            // PostgreSQL 13 has only this sign.
+            Err(Error::Server { code, .. }) if code == "42704" => {
+                self.session.ready()?;
+                Ok(self.session.setting("transaction_read_only")? == "on")
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The server has other log under the same positions: what lies here is the end of its old past, and
+    /// nothing of it is ever joined with what comes now.
+    pub(super) fn another_past(&mut self, timeline: u32, position: Lsn, why: String) -> Result<(), Error> {
+        let bytes = self.state.segment_bytes;
+        let (from, to) = (self.state.flushed, position.aligned(bytes));
+        tracing::error!(server = self.session.line.server, %from, %to, why, "the server went back in its past");
+        self.spool.close(self.state.timeline, from, bytes)?;
+        self.state.gaps.push(Gap {
+            from,
+            to,
+            reached: self.state.until.take(),
+            found: self.control.clock.now(),
+            why,
+            past: self.state.past,
+        });
+        self.state.past += 1;
+        self.state.timeline = timeline;
+        self.state.flushed = to;
+        self.spool = self.spool.of(self.state.past)?;
+        if timeline > 1 {
+            self.fetch_history(timeline)?;
+        }
+        self.forget_place();
+        self.spool.set_state(&self.state)
+    }
+
     /// Everything between what we have and the server's position is lost: write it down and begin anew.
     pub(super) fn lose(&mut self, timeline: u32, position: Lsn, why: String) -> Result<(), Error> {
         let bytes = self.state.segment_bytes;
         let to = position.aligned(bytes);
-        if to < self.state.flushed {
-            // No gap: another past. Nothing that lies here fits to it.
-            return Err(Error::WrongInstance {
-                server: self.session.line.server.clone(),
-                what: "the position in its log",
-                expected: format!("{} on timeline {}", self.state.flushed, self.state.timeline),
-                found: format!("{position} on timeline {timeline} ({why})"),
-            });
+        if to < self.state.flushed || timeline < self.state.timeline {
+            return self.another_past(timeline, position, why);
         }
         tracing::error!(server = self.session.line.server, from = %self.state.flushed, %to, why, "write-ahead log is lost");
         self.spool.close(self.state.timeline, self.state.flushed, bytes)?;
@@ -71,6 +118,7 @@ impl Stream<'_> {
             reached: self.state.until.take(),
             found: self.control.clock.now(),
             why,
+            past: self.state.past,
         });
         self.state.timeline = timeline;
         self.state.flushed = to;
@@ -130,6 +178,21 @@ impl Stream<'_> {
         Ok(Next::Timeline)
     }
 
+    /// The stream brought other bytes than were durable here: ends it, and begins a new past.
+    pub(super) fn overwritten(&mut self) -> Result<Next, Error> {
+        let why = format!(
+            "the server sends other log before {} than it had sent: it was put back",
+            self.state.flushed
+        );
+        if !self.farewell()? {
+            return Err(self.session.line.lost(&why));
+        }
+        let (_, timeline, position) = identify(&mut self.session)?;
+        self.state.server_end = position;
+        self.another_past(timeline, position, why)?;
+        Ok(Next::Timeline)
+    }
+
     /// The timeline that follows.
     pub(super) fn turn(&mut self) -> Result<Next, Error> {
         let rows = self.session.rows()?;
@@ -161,10 +224,7 @@ impl Stream<'_> {
 /// Where a timeline left one of its ancestors, by its history file; none if it is none.
 pub(super) fn left(spool: &Spool, timeline: u32, ancestor: u32) -> Option<Lsn> {
     let history = fs_err::read_to_string(spool.path(&format!("{timeline:08X}.history"))).ok()?;
-    history.lines().find_map(|line| {
-        let mut words = line.split_whitespace();
-        (words.next()?.parse::<u32>().ok()? == ancestor).then(|| words.next()?.parse::<Lsn>().ok())?
-    })
+    forks(&history).into_iter().find(|fork| fork.timeline == ancestor).map(|fork| fork.at)
 }
 
 /// The cluster's identifier, its timeline and where its log ends.

@@ -8,7 +8,7 @@ use std::{
 use jiff::Timestamp;
 use kuramori_model::{
     tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath},
-    wal::{Base, End, FOLDER, FORMAT, INDEX, Index, Lsn, parse_history, parse_segment, segment_name},
+    wal::{Base, End, FOLDER, FORMAT, INDEX, Index, Lsn, forks, parse_history, parse_segment, segment_name},
 };
 
 use super::{
@@ -58,10 +58,16 @@ pub(in super::super) fn read(
             found: identifier,
         });
     }
+    let spool = spool.of(state.past)?;
     let old = usable(&spool, &state, sink);
+    // Neither list of the two may push out the one that the newest restore point fits to.
+    let stays = old.as_ref().is_some_and(|(name, _)| *name == BEFORE);
+    let old = old.map(|(_, list)| list);
     let due = |old: &Inventory| {
         let age = Duration::try_from(control.clock.now().duration_since(old.taken)).unwrap_or_default();
-        age + SLACK >= wal.base_every.0 || state.gaps.last().is_some_and(|gap| gap.to > old.base.end)
+        age + SLACK >= wal.base_every.0
+            || state.past != old.base.past
+            || state.gaps.last().is_some_and(|gap| gap.past == state.past && gap.to > old.base.end)
             // A base backup of what the old server wrote behind the fork leads nowhere.
             || left(&spool, state.timeline, old.base.timeline).is_some_and(|left| left < old.base.end)
     };
@@ -73,9 +79,14 @@ pub(in super::super) fn read(
             (old, state)
         }
         old => {
-            let mut inventory = base(config, control, sink, &mut session, old, &mut tally)?;
+            let mut inventory = base(config, control, sink, &mut session, (&spool, &state, old), &mut tally)?;
             session.bye();
+            let past = state.past;
             let state = catch_up(config, wal, control, &spool, inventory.base.end)?;
+            if state.past != past {
+                let why = "the server went back in its past while its base backup was taken";
+                return Err(Error::Manifest(why.to_owned()));
+            }
             // The first time that is known to lie behind the base backup's end.
             inventory.base.time = state.until.unwrap_or(inventory.taken) + jiff::SignedDuration::from_secs(1);
             (inventory, state)
@@ -92,19 +103,19 @@ pub(in super::super) fn read(
         segments: index.segments.len() as u64,
         gaps: index.gaps.len() as u64,
     });
-    spool.replace(NAME, BEFORE, &inventory)?;
+    spool.replace(NAME, BEFORE, stays, &inventory)?;
     Ok((inventory.origin, tally))
 }
 
-/// The list of the previous restore point, if the sink's previous restore point is that one.
-fn usable(spool: &Spool, state: &State, sink: &mut dyn Sink) -> Option<Inventory> {
+/// The list of the previous restore point, if the sink's previous restore point is that one, and its name.
+fn usable(spool: &Spool, state: &State, sink: &mut dyn Sink) -> Option<(&'static str, Inventory)> {
     for name in [NAME, BEFORE] {
         // The newer list is of no use if its run did not come to its end.
         let Ok(Some(inventory)) = spool.load::<Inventory>(name) else { continue };
         if inventory.origin.system_identifier == state.system_identifier
             && inventory.index.entry().is_some_and(|entry| sink.known(&entry))
         {
-            return Some(inventory);
+            return Some((name, inventory));
         }
     }
     None
@@ -183,7 +194,7 @@ fn base(
     control: &Control,
     sink: &mut dyn Sink,
     session: &mut Session,
-    old: Option<Inventory>,
+    (spool, state, old): (&Spool, &State, Option<Inventory>),
     tally: &mut Tally,
 ) -> Result<Inventory, Error> {
     let mut recorder = Recorder::new(sink);
@@ -198,13 +209,52 @@ fn base(
         start: lsn(session, &origin.lsn_start)?,
         end: lsn(session, &origin.lsn_end)?,
         time: taken,
+        past: state.past,
     };
-    let keep_from = old.as_ref().map_or(base.start, |old| old.base.end.min(base.start));
+    let old = match old {
+        Some(old) if old.base.past != state.past => {
+            // What a restore point holds of the old past need not stay in the spool as well.
+            let spool = spool.of(old.base.past)?;
+            for item in &old.wal {
+                if let (Some(name), Some(entry)) = (item.name(), item.entry())
+                    && sink.known(&entry)
+                {
+                    spool.drop_file(&name)?;
+                }
+            }
+            None
+        }
+        old => old,
+    };
+    let keep_from = match &old {
+        // That base backup leads nowhere any more; the one before it needs this log.
+        Some(old) if left(spool, state.timeline, old.base.timeline).is_some_and(|at| at < old.base.end) => {
+            old.keep_from
+        }
+        Some(old) => old.base.end,
+        None => contiguous(spool, state, base.start)?,
+    };
+    let keep_from = keep_from.min(base.start);
     let wal = old.map(|old| old.wal).unwrap_or_default();
     let path = TreePath::new(format!("{FOLDER}/{INDEX}")).map_err(|e| session.line.broken(e.to_string()))?;
     let index = Item::of(&path, &EntryKind::File { size: 0 }, &Meta::default())
         .ok_or_else(|| session.line.broken("no index".into()))?;
     Ok(Inventory { taken, base, keep_from, origin, items, wal, index })
+}
+
+/// Where the log that the spool has without a hole up to this position begins: where it is not known which
+/// restore points there are, it has to go on from all of them.
+fn contiguous(spool: &Spool, state: &State, to: Lsn) -> Result<Lsn, Error> {
+    let bytes = state.segment_bytes;
+    let there: std::collections::BTreeSet<u64> =
+        spool.names(bytes)?.iter().filter_map(|name| parse_segment(name, bytes)).map(|(_, n)| n).collect();
+    let holes = state.gaps.iter().filter(|gap| gap.past == state.past && gap.to <= to);
+    let hole = holes.map(|gap| gap.to).max().unwrap_or_default();
+    let mut first = to.segment(bytes);
+    while first > hole.segment(bytes) && there.contains(&(first - 1)) {
+        first -= 1;
+    }
+    Ok(Lsn(first * bytes))
 }
 
 /// The folder with the log and its index.
@@ -229,7 +279,13 @@ fn log(
     let whole = state.flushed.segment(bytes);
     let mut wal = Vec::new();
     for item in std::mem::take(&mut inventory.wal) {
-        let Some(name) = item.name().filter(|name| needed(name)) else { continue };
+        let Some(name) = item.name() else { continue };
+        if !needed(&name) {
+            if item.entry().is_some_and(|entry| sink.known(&entry)) {
+                spool.drop_file(&name)?;
+            }
+            continue;
+        }
         if item.again(sink)? {
             // A restore point holds it; the spool need not any more. History is small, and asked again.
             if parse_history(&name).is_none() {
@@ -250,11 +306,8 @@ fn log(
             }
             None => parse_history(&name).is_some_and(|timeline| timeline > state.timeline),
         };
+        // Whatever else is here is in no restore point yet, whether our own base backup needs it or not.
         if had.contains(&name) || later {
-            continue;
-        }
-        if !needed(&name) {
-            spool.drop_file(&name)?;
             continue;
         }
         let file = fs_err::File::open(spool.path(&name)).map_err(Error::Spool)?;
@@ -292,6 +345,10 @@ fn log(
         end: End { timeline: state.timeline, lsn: state.flushed, time },
         gaps: state.gaps.clone(),
         segments,
+        past: state.past,
+        forks: fs_err::read_to_string(spool.path(&format!("{:08X}.history", state.timeline)))
+            .map(|history| forks(&history))
+            .unwrap_or_default(),
     };
     let json = serde_json::to_vec_pretty(&index).map_err(|error| Error::Config(error.to_string()))?;
     let path = folder.join(INDEX.as_bytes()).map_err(|error| Error::Config(error.to_string()))?;

@@ -7,7 +7,12 @@
 //! <spool>/000000010000000000000008.partial      the one that grows
 //! <spool>/00000002.history
 //! <spool>/base.json                             what the newest restore point is made of
+//! <spool>/past-1/                               the log since the server went back in its past
 //! ```
+//!
+//! A server that goes back behind log that is here (a virtual machine that is put back to a snapshot) writes
+//! other bytes under the same names. So each past has a folder of its own, and what was left of the one before
+//! stays where it is.
 
 use std::{
     io::Write,
@@ -16,7 +21,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use kuramori_model::wal::{Gap, Lsn, parse_history, parse_segment, segment_name};
+use kuramori_model::wal::{Base, Gap, Lsn, parse_history, parse_segment, segment_name};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +54,9 @@ pub struct State {
     /// What keeps the log from coming now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+    /// How often the server went back behind log that was here.
+    #[serde(default)]
+    pub past: u32,
 }
 
 /// Why no log comes.
@@ -66,6 +74,8 @@ pub struct Trouble {
 #[derive(Debug, Clone)]
 pub struct Spool {
     folder: PathBuf,
+    /// Where the log of one past is.
+    log: PathBuf,
 }
 
 /// The right to write into the folder; ends with it.
@@ -89,7 +99,20 @@ impl Spool {
         // The log holds what the tables hold.
         let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
         fs_err::set_permissions(folder, private).map_err(Error::Spool)?;
-        Ok(Self { folder: folder.to_owned() })
+        Ok(Self { folder: folder.to_owned(), log: folder.to_owned() })
+    }
+
+    /// The same folder, for the log of this past.
+    pub(super) fn of(&self, past: u32) -> Result<Self, Error> {
+        let log = match past {
+            0 => self.folder.clone(),
+            past => self.folder.join(format!("past-{past}")),
+        };
+        if !log.is_dir() {
+            fs_err::create_dir(&log).map_err(Error::Spool)?;
+            sync(&self.folder)?;
+        }
+        Ok(Self { folder: self.folder.clone(), log })
     }
 
     /// Takes the folder alone; none while somebody else streams into it.
@@ -110,10 +133,10 @@ impl Spool {
         self.load("state.json")
     }
 
-    /// Where the newest base backup ends; none before the first.
-    pub fn base_end(&self) -> Option<Lsn> {
+    /// The newest base backup; none before the first.
+    pub fn base(&self) -> Option<Base> {
         let list: Option<super::inventory::Inventory> = self.load(super::inventory::NAME).ok()?;
-        list.map(|list| list.base.end)
+        list.map(|list| list.base)
     }
 
     pub(super) fn set_state(&self, state: &State) -> Result<(), Error> {
@@ -125,7 +148,8 @@ impl Spool {
         use kuramori_model::fault::{Fault, chain};
         let Some(mut state) = self.state()? else { return Ok(()) };
         let code = error.code().to_owned();
-        let since = state.trouble.as_ref().filter(|old| old.code == code).map_or(now, |old| old.since);
+        // Since when no log comes, whatever the reasons were one after the other.
+        let since = state.trouble.as_ref().map_or(now, |old| old.since);
         state.trouble = Some(Trouble { code, text: chain(error), since });
         self.set_state(&state)
     }
@@ -144,42 +168,50 @@ impl Spool {
     /// Durable before it has its name.
     pub(super) fn save<T: Serialize>(&self, name: &str, value: &T) -> Result<(), Error> {
         let json = serde_json::to_vec(value).map_err(|error| Error::Spool(error.into()))?;
-        self.place(name, &json)
+        place(&self.folder, name, &json)
     }
 
-    /// As [`Self::save`]; what had the name is kept under another one.
-    pub(crate) fn replace<T: Serialize>(&self, name: &str, before: &str, value: &T) -> Result<(), Error> {
-        match fs_err::rename(self.folder.join(name), self.folder.join(before)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::Spool(error)),
-            _ => {}
+    /// As [`Self::save`]; what had the name is kept under another one, unless that one has to stay: until a run
+    /// is committed, the list that it began with is the only one that the newest restore point fits to.
+    pub(crate) fn replace<T: Serialize>(
+        &self,
+        name: &str,
+        before: &str,
+        stays: bool,
+        value: &T,
+    ) -> Result<(), Error> {
+        if !stays {
+            match fs_err::rename(self.folder.join(name), self.folder.join(before)) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::Spool(error));
+                }
+                _ => {}
+            }
         }
         self.save(name, value)
     }
 
-    /// A small file, durable before it has its name.
+    /// A small file beside the segments, durable before it has its name.
     pub(super) fn place(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
-        let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(Error::Spool)?;
-        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::Spool)?;
-        file.persist(self.folder.join(name)).map_err(|error| Error::Spool(error.error))?;
-        self.sync()
-    }
-
-    fn sync(&self) -> Result<(), Error> {
-        fs_err::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(Error::Spool)
+        place(&self.log, name, bytes)
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.join(name)
+        self.log.join(name)
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
-        self.folder.join(name).exists()
+        self.log.join(name).exists()
     }
 
     /// Goes on with a segment, or begins it. What is in it stays: the same bytes come again over it.
     pub(super) fn grow(&self, timeline: u32, number: u64, bytes: u64) -> Result<Growing, Error> {
         let name = segment_name(timeline, number, bytes);
-        let path = self.folder.join(format!("{name}{PARTIAL}"));
+        let path = self.log.join(format!("{name}{PARTIAL}"));
+        // It got its name, and the note that it is whole was cut off.
+        if !path.exists() && self.has(&name) {
+            fs_err::rename(self.path(&name), &path).map_err(Error::Spool)?;
+        }
         let file = fs_err::OpenOptions::new()
             .read(true)
             .write(true)
@@ -193,9 +225,9 @@ impl Spool {
     /// Gives a whole segment its name.
     pub(super) fn finish(&self, growing: &Growing) -> Result<(), Error> {
         growing.sync()?;
-        let partial = self.folder.join(format!("{}{PARTIAL}", growing.name));
-        fs_err::rename(partial, self.folder.join(&growing.name)).map_err(Error::Spool)?;
-        self.sync()
+        let partial = self.log.join(format!("{}{PARTIAL}", growing.name));
+        fs_err::rename(partial, self.log.join(&growing.name)).map_err(Error::Spool)?;
+        sync(&self.log)
     }
 
     /// A segment that will never grow again because the log behind it is lost: filled up with zeros, where
@@ -213,7 +245,7 @@ impl Spool {
     /// Whole segments and history files, by name.
     pub(super) fn names(&self, bytes: u64) -> Result<Vec<String>, Error> {
         let mut names = Vec::new();
-        for entry in fs_err::read_dir(&self.folder).map_err(Error::Spool)? {
+        for entry in fs_err::read_dir(&self.log).map_err(Error::Spool)? {
             let name = entry.map_err(Error::Spool)?.file_name().to_string_lossy().into_owned();
             if parse_segment(&name, bytes).is_some() || parse_history(&name).is_some() {
                 names.push(name);
@@ -223,16 +255,38 @@ impl Spool {
         Ok(names)
     }
 
-    /// A file that a restore point holds, or that no base backup needs any more.
+    /// A file that a committed restore point holds.
     pub(super) fn drop_file(&self, name: &str) -> Result<(), Error> {
-        match fs_err::remove_file(self.folder.join(name)) {
+        match fs_err::remove_file(self.log.join(name)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::Spool(error)),
             _ => Ok(()),
         }
     }
 }
 
+/// A small file, durable before it has its name.
+fn place(folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::Spool)?;
+    file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(Error::Spool)?;
+    file.persist(folder.join(name)).map_err(|error| Error::Spool(error.error))?;
+    sync(folder)
+}
+
+fn sync(folder: &Path) -> Result<(), Error> {
+    fs_err::File::open(folder).and_then(|folder| folder.sync_all()).map_err(Error::Spool)
+}
+
 impl Growing {
+    /// Whether these bytes are what is there; bytes that are not there yet are as good.
+    pub(super) fn has(&self, at: u64, bytes: &[u8]) -> Result<bool, Error> {
+        let mut there = vec![0; bytes.len()];
+        match self.file.file().read_exact_at(&mut there, at) {
+            Ok(()) => Ok(there == bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(true),
+            Err(error) => Err(Error::Spool(error)),
+        }
+    }
+
     pub(super) fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Error> {
         self.file.file().write_all_at(bytes, at).map_err(Error::Spool)
     }

@@ -65,7 +65,7 @@ pub(super) enum Next {
 pub(super) struct Stream<'a> {
     pub(super) wal: &'a WalConfig,
     pub(super) control: &'a Control,
-    pub(super) spool: &'a Spool,
+    pub(super) spool: Spool,
     pub(super) session: Session,
     pub(super) goal: Option<Lsn>,
     pub(super) state: State,
@@ -121,6 +121,7 @@ impl<'a> Stream<'a> {
             });
         }
         let fresh = known.is_none();
+        // It counts as heard only with its log: a server that lets us in and sends nothing must not look well.
         let state = known.unwrap_or(State {
             system_identifier: identifier,
             segment_bytes,
@@ -132,16 +133,17 @@ impl<'a> Stream<'a> {
             keeps,
             gaps: Vec::new(),
             trouble: None,
+            past: 0,
         });
         let written = state.flushed;
         let boot = control.clock.boot();
         let mut stream = Self {
             wal,
             control,
-            spool,
+            spool: spool.of(state.past)?,
             session,
             goal,
-            state: State { server_end: position, seen: now, keeps, ..state },
+            state: State { server_end: position, keeps, ..state },
             written,
             growing: None,
             claim: None,
@@ -191,7 +193,11 @@ impl<'a> Stream<'a> {
         loop {
             let left = SYNC.saturating_sub(self.control.clock.boot().saturating_sub(self.synced));
             match self.session.receive_within(left.max(Duration::from_millis(10))) {
-                Ok(Some(Message::CopyData(body))) => self.take(&body.into_bytes())?,
+                Ok(Some(Message::CopyData(body))) => {
+                    if !self.take(&body.into_bytes())? {
+                        return self.overwritten();
+                    }
+                }
                 Ok(Some(Message::CopyDone)) => {
                     self.sync()?;
                     self.done()?;
@@ -230,12 +236,12 @@ impl<'a> Stream<'a> {
         self.promised && self.goal.is_some_and(|goal| goal <= self.state.flushed)
     }
 
-    /// One message of the stream.
-    fn take(&mut self, data: &[u8]) -> Result<(), Error> {
+    /// One message of the stream; false if it brought other bytes than were here.
+    fn take(&mut self, data: &[u8]) -> Result<bool, Error> {
         let short = || "a short message in the log's stream".to_owned();
         let number =
             |at: usize| -> Option<u64> { Some(u64::from_be_bytes(data.get(at..at + 8)?.try_into().ok()?)) };
-        self.state.seen = self.control.clock.now();
+        let now = self.control.clock.now();
         match data.first() {
             Some(b'w') => {
                 let (Some(start), Some(end), Some(sent)) = (number(1), number(9), number(17)) else {
@@ -248,17 +254,21 @@ impl<'a> Stream<'a> {
                         .line
                         .broken(format!("log from {found} where {wanted} has to follow")));
                 }
-                self.write(&data[25..])?;
+                if !self.write(&data[25..])? {
+                    return Ok(false);
+                }
+                self.state.seen = now;
                 self.state.server_end = self.state.server_end.max(Lsn(end));
                 if self.written.0 >= end {
                     self.claim = time(sent).map(|time| (self.written, time - MARGIN));
                 }
-                Ok(())
+                Ok(true)
             }
             Some(b'k') => {
                 let (Some(end), Some(sent), Some(wanted)) = (number(1), number(9), data.get(17)) else {
                     return Err(self.session.line.broken(short()));
                 };
+                self.state.seen = now;
                 self.state.server_end = self.state.server_end.max(Lsn(end));
                 // A stream that has only begun has sent everything, too: up to its own start.
                 if end <= self.written.0 && self.state.server_end <= self.written {
@@ -268,13 +278,14 @@ impl<'a> Stream<'a> {
                     self.sync()?;
                     self.tell(false)?;
                 }
-                Ok(())
+                Ok(true)
             }
             _ => Err(self.session.line.broken("an unknown message in the log's stream".into())),
         }
     }
 
-    fn write(&mut self, mut data: &[u8]) -> Result<(), Error> {
+    /// False if other bytes were durable there. From a segment's beginning to there they come again.
+    fn write(&mut self, mut data: &[u8]) -> Result<bool, Error> {
         let bytes = self.state.segment_bytes;
         while !data.is_empty() {
             let at = self.written.0 % bytes;
@@ -284,6 +295,11 @@ impl<'a> Stream<'a> {
             }
             let Some(growing) = &self.growing else { break };
             let most = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(data.len());
+            let again = self.state.flushed.0.saturating_sub(self.written.0);
+            let again = usize::try_from(again).unwrap_or(usize::MAX).min(most);
+            if !growing.has(at, &data[..again])? {
+                return Ok(false);
+            }
             growing.write(at, &data[..most])?;
             self.written = Lsn(self.written.0 + most as u64);
             data = &data[most..];
@@ -294,7 +310,7 @@ impl<'a> Stream<'a> {
                 self.durable()?;
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes everything that was written durable, then the note of it, and only then says so.
@@ -318,7 +334,7 @@ impl<'a> Stream<'a> {
 
     /// Writes down how far everything is durable; whether that changed.
     fn note(&mut self) -> Result<bool, Error> {
-        let mut new = self.state.flushed < self.written;
+        let (mut new, until) = (self.state.flushed < self.written, self.state.until);
         self.state.flushed = self.state.flushed.max(self.written);
         if let Some((at, time)) = self.claim
             && at <= self.state.flushed
@@ -329,7 +345,10 @@ impl<'a> Stream<'a> {
             self.promised = true;
             self.claim = None;
         }
-        new |= self.state.trouble.take().is_some();
+        // It is over when log comes again, not already when somebody lets us in.
+        if (new || self.state.until > until) && self.state.trouble.take().is_some() {
+            new = true;
+        }
         if new {
             self.spool.set_state(&self.state)?;
         }
@@ -361,15 +380,21 @@ impl<'a> Stream<'a> {
 
     /// Ends the stream in order, so that the slot is free at once.
     fn leave(&mut self) -> Result<Next, Error> {
+        self.farewell()?;
+        Ok(Next::Done)
+    }
+
+    /// Ends the stream; whether the server is ready for the next command.
+    pub(super) fn farewell(&mut self) -> Result<bool, Error> {
         self.done()?;
         let until = self.control.clock.boot() + FAREWELL;
         while self.control.clock.boot() < until {
             match self.session.receive_within(Duration::from_millis(200))? {
-                Some(Message::ReadyForQuery(_)) => break,
+                Some(Message::ReadyForQuery(_)) => return Ok(true),
                 _ => self.session.line.cancelled()?,
             }
         }
-        Ok(Next::Done)
+        Ok(false)
     }
 }
 
