@@ -13,6 +13,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("repo", &["model"]),
     ("serve", &["model"]),
+    ("nbd", &["model"]),
+    ("mount", &["model", "repo"]),
     ("report", &["model"]),
     ("drill", &["model", "repo", "judge", "report", "source"]),
     ("assess", &["model", "drill", "report"]),
@@ -43,7 +45,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "model", "repo", "serve", "source", "audit", "escrow", "judge", "notify", "catalog", "vault",
-            "server", "drill", "report", "assess", "agent", "wire",
+            "server", "drill", "report", "assess", "agent", "wire", "nbd", "mount",
         ],
     ),
 ];

@@ -10,6 +10,7 @@
 
 pub mod approval;
 pub mod binlog;
+pub mod blocks;
 pub mod class;
 pub mod clock;
 pub mod fault;

@@ -52,6 +52,10 @@ const FIXED: usize = 1 << 20;
 /// in the processor's cache.
 const AHEAD: usize = 2 << 20;
 
+/// Lengths that pieces of a long run of zeros can have: of the largest size by content, of a fixed size, and what
+/// restic's cutter makes of them.
+pub(crate) const ZERO_LENGTHS: [u64; 3] = [MAX as u64, FIXED as u64, MIN as u64];
+
 /// Bytes that a reader of content holds at most besides the chunks it hands on.
 pub const BUFFER_MAX: usize = 2 * MAX;
 

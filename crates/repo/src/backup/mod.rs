@@ -34,14 +34,14 @@ use std::{
 use jiff::Timestamp;
 use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, TreePath};
 
-pub(crate) use folder::Folder;
+pub(crate) use folder::{FileWork, Folder};
 pub use intake::Intake;
 pub(crate) use parent::{find, is_unchanged, load_tree};
-pub(crate) use queue::{Batch, DirTask};
+pub(crate) use queue::{Batch, ChunkTask, DirTask};
 pub(crate) use repack::Repacker;
-pub(crate) use session::{Change, Session};
+pub(crate) use session::{Change, Session, zero_id};
 pub use session::{Note, Report};
-pub(crate) use sink::node_of;
+pub(crate) use sink::{PLAIN_FOLDER, node_of};
 
 use crate::{
     Cancel, Error, Indexed, Repository, Result,
@@ -304,6 +304,11 @@ impl Backup {
             // A panic in it has marked the session as failed.
             let _ = thread.join();
         }
+    }
+
+    /// The node that the previous restore point has at a path.
+    pub(crate) fn parent_node(&mut self, path: &TreePath) -> Option<crate::format::node::Node> {
+        self.parent.node(path)
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {

@@ -16,14 +16,14 @@ use crate::{Error, format::blob::BlobKind, local, lock::LockGuard};
 
 /// A chunk that waits for a thread.
 #[derive(Debug)]
-pub(super) struct ChunkTask {
-    pub(super) plain: Vec<u8>,
-    pub(super) file: Arc<FileWork>,
-    pub(super) place: usize,
+pub(crate) struct ChunkTask {
+    pub(crate) plain: Vec<u8>,
+    pub(crate) file: Arc<FileWork>,
+    pub(crate) place: usize,
 }
 
 impl ChunkTask {
-    pub(super) fn run(self, session: &Session) {
+    pub(crate) fn run(self, session: &Session) {
         match session.save_blob(BlobKind::Data, &self.plain) {
             Ok(id) => self.file.stored(session, self.place, id),
             Err(error) => session.fail(error),
@@ -111,7 +111,7 @@ impl Queue {
     }
 
     /// Hands a chunk to the pool; gives it back if the budget is used up, for the caller to process.
-    pub(super) fn offer(&self, chunk: ChunkTask) -> Result<(), ChunkTask> {
+    pub(crate) fn offer(&self, chunk: ChunkTask) -> Result<(), ChunkTask> {
         let mut state = self.lock();
         if state.chunk_bytes + chunk.plain.len() > self.memory {
             return Err(chunk);

@@ -176,7 +176,7 @@ impl Session {
     }
 
     /// Stops everybody without a cause of our own.
-    pub(super) fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.failed.store(true, Ordering::Release);
     }
 
@@ -419,7 +419,7 @@ const ZEROS_MIN: usize = 64 << 10;
 /// Lengths whose id is remembered; a source full of odd lengths must not fill the memory.
 const LENGTHS_MAX: usize = 1024;
 
-fn zero_id(length: usize) -> BlobId {
+pub(crate) fn zero_id(length: usize) -> BlobId {
     static IDS: LazyLock<Mutex<HashMap<usize, BlobId>>> = LazyLock::new(Mutex::default);
     if let Some(id) = lock(&IDS).get(&length) {
         return *id;

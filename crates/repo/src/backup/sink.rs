@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A folder that no entry described.
-const PLAIN_FOLDER: u32 = 0o755;
+pub(crate) const PLAIN_FOLDER: u32 = 0o755;
 
 /// The node of an entry, without content.
 pub(crate) fn node_of(name: &[u8], kind: &EntryKind, meta: &Meta) -> Node {
@@ -92,7 +92,7 @@ impl Backup {
         Ok(outcome)
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         self.session.going().map_err(|error| self.session.cause(error))?;
         self.lock.check()
     }

@@ -9,6 +9,7 @@
 mod backup;
 mod common;
 mod damage;
+mod disks;
 mod dying;
 mod foreign;
 mod format;
@@ -17,6 +18,7 @@ mod hostile;
 mod keys;
 mod kill;
 mod locks;
+mod places;
 mod reading;
 mod restoring;
 mod store;

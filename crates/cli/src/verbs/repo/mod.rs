@@ -2,8 +2,10 @@
 
 mod backup;
 mod care;
+mod disk;
 mod key;
 mod look;
+mod mount;
 pub(crate) mod open;
 mod restore;
 mod serve;
@@ -25,6 +27,8 @@ enum Verb {
     Init(open::Place),
     /// Back up files and folders, or the output of a command
     Backup(backup::Args),
+    /// Back up a disk that an NBD server offers, whole or as what changed
+    BackupDisk(disk::BackupDisk),
     /// List the restore points
     Snapshots(look::Snapshots),
     /// List the items of a restore point
@@ -45,6 +49,10 @@ enum Verb {
     Unlock(care::Unlock),
     /// Show sizes and counts
     Stats(look::Stats),
+    /// Show restore points as folders, by system and time
+    Mount(mount::Args),
+    /// Serve a disk of a restore point by NBD, read-only or with an overlay for writes
+    Nbd(disk::Nbd),
     /// Serve repositories by restic's REST protocol over TLS
     Serve(serve::Args),
     /// Make a certificate authority and a server certificate for `serve`
@@ -57,6 +65,7 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
     match &args.verb {
         Verb::Init(args) => open::init(args, ui),
         Verb::Backup(args) => backup::run(args, ui),
+        Verb::BackupDisk(args) => disk::backup_disk(args, ui),
         Verb::Snapshots(args) => look::snapshots(args, ui),
         Verb::Ls(args) => look::ls(args, ui),
         Verb::Restore(args) => restore::run(args, ui),
@@ -67,6 +76,8 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
         Verb::Key(args) => key::run(args, ui),
         Verb::Unlock(args) => care::unlock(args, ui),
         Verb::Stats(args) => look::stats(args, ui),
+        Verb::Mount(args) => mount::run(args, ui),
+        Verb::Nbd(args) => disk::nbd(args, ui),
         Verb::Serve(args) => serve::run(args, ui),
         Verb::Certificate(args) => serve::certificate(args, ui),
         Verb::Login(args) => serve::login(args, ui),
