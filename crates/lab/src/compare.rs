@@ -10,7 +10,7 @@ use crate::{
     lab::Lab,
     manifest::{Manifest, Tree},
     role::Role,
-    services::{billing, laboratory, pacs, pathology, ward},
+    services::{billing, directory, laboratory, pacs, pathology, ward},
 };
 
 /// Differences named in an answer.
@@ -43,6 +43,22 @@ pub struct Compared {
     pub seconds: f64,
 }
 
+/// Has Samba make a new domain controller of the restored backup in a host, lets somebody in with his old
+/// password, and compares accounts, groups, keys and policies with the truth. The domain goes on running:
+/// what comes back after it needs it.
+pub fn directory(lab: &Lab, manifest: &Manifest, role: Role, restored: &Path) -> Result<Compared> {
+    let truth = manifest.directory.as_ref().ok_or(LabError::NoService("directory"))?;
+    Ok(timed("directory", || {
+        let found = directory::bring_back(lab, role, restored)?.look()?;
+        let mut compared = differences(&truth.entries, &found.entries, &[]);
+        if truth.accounts != found.accounts {
+            compared.identical = false;
+            compared.examples.push(format!("{} accounts over LDAP, not {}", found.accounts, truth.accounts));
+        }
+        Ok(compared)
+    }))
+}
+
 /// Compares a restored tree of ophthalmology's share with the truth.
 pub fn ophthalmology(manifest: &Manifest, restored: &Path) -> Result<Compared> {
     let truth = manifest.ophthalmology.as_ref().ok_or(LabError::NoService("ophthalmology"))?;
@@ -50,6 +66,27 @@ pub fn ophthalmology(manifest: &Manifest, restored: &Path) -> Result<Compared> {
         let found = Tree::of(restored)?;
         Ok(differences(&truth.files, &found.files, &manifest.held))
     }))
+}
+
+/// [`ophthalmology`], and its server installed anew as a member of the domain that came back in `controller`:
+/// it runs when its reader is let in with his old password.
+pub fn ophthalmology_in_domain(
+    lab: &Lab,
+    manifest: &Manifest,
+    controller: Role,
+    restored: &Path,
+) -> Result<Compared> {
+    let compared = ophthalmology(manifest, restored)?;
+    let served = timed("ophthalmology", || {
+        lab.ophthalmology().serve_restored(controller, restored)?;
+        Ok(compared.clone())
+    });
+    Ok(Compared {
+        seconds: served.seconds + compared.seconds,
+        running: served.running,
+        failure: served.failure,
+        ..compared
+    })
 }
 
 /// Starts PostgreSQL on the restored data in a host and compares its sums with the truth.

@@ -25,6 +25,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Service {
+    /// Samba as a domain controller in `dir`. With it, ophthalmology's server is a member of the domain.
+    Directory,
     /// PostgreSQL in `bil`.
     Billing,
     /// Orthanc in `pac`.
@@ -47,7 +49,8 @@ pub enum Service {
 
 impl Service {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::Directory,
         Self::Billing,
         Self::Pacs,
         Self::Ophthalmology,

@@ -1,7 +1,7 @@
 //! The lab: a small real hospital on one Linux machine.
 //!
-//! What flows in: a prefix, a folder, a seed. What comes out: ten hosts in network namespaces, wired as a
-//! hospital is; real servers with generated data in three departments; a switch that really owns the
+//! What flows in: a prefix, a folder, a seed. What comes out: fourteen hosts in network namespaces, wired
+//! as a hospital is; real servers with generated data in seven departments; a switch that really owns the
 //! vault's port; a witness behind the gate that answers everything, so that every test of closedness first
 //! shows that it would see an open gate; a manifest of the truth, made by other people's tools; an attack;
 //! and the comparison of a restored, running service with the truth.

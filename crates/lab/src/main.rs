@@ -148,6 +148,7 @@ enum Verb {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum ServiceName {
+    Directory,
     Billing,
     Pacs,
     Ophthalmology,
@@ -160,6 +161,7 @@ enum ServiceName {
 impl ServiceName {
     fn service(self) -> Option<Service> {
         Some(match self {
+            Self::Directory => Service::Directory,
             Self::Billing => Service::Billing,
             Self::Pacs => Service::Pacs,
             Self::Ophthalmology => Service::Ophthalmology,

@@ -1,5 +1,5 @@
-//! The truth before the attack, made by other people's tools: coreutils' `sha256sum` over the share's tree,
-//! `psql`'s sums, Orthanc's own answers. It lies where no host of the lab can reach, and "identical" is
+//! The truth before the attack, made by other people's tools: Samba's own library on the domain's database,
+//! coreutils' `sha256sum` over the share's tree, `psql`'s sums, Orthanc's own answers. It lies where no host of the lab can reach, and "identical" is
 //! judged against it.
 
 use std::{
@@ -14,7 +14,7 @@ use crate::{
     error::{LabError, Result},
     lab::{Lab, Service},
     program::Program,
-    services::{billing::Sums, ophthalmology::HELD, pacs::Instances},
+    services::{billing::Sums, directory::Portrait, ophthalmology::HELD, pacs::Instances},
 };
 
 /// A tree of files by path, each with its SHA-256.
@@ -49,6 +49,9 @@ pub struct Manifest {
     pub name: String,
     /// When it was made.
     pub at: jiff::Timestamp,
+    /// The directory's accounts, groups and policies, if the lab has it.
+    #[serde(default)]
+    pub directory: Option<Portrait>,
     /// Ophthalmology's share, if the lab has it.
     pub ophthalmology: Option<Tree>,
     /// Files of the share that nobody could read because they were held open.
@@ -81,6 +84,7 @@ impl Manifest {
         let manifest = Self {
             name: name.to_owned(),
             at: SystemClock.now(),
+            directory: has(Service::Directory).then(|| lab.directory().portrait()).transpose()?,
             ophthalmology,
             held,
             billing: has(Service::Billing).then(|| lab.billing().sums()).transpose()?,

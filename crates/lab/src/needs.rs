@@ -12,7 +12,7 @@ const DISK: u64 = 12 << 30;
 const MEMORY: u64 = 4 << 30;
 
 /// Programs of others, and the Debian package that brings each.
-const PROGRAMS: [(&str, &str); 29] = [
+const PROGRAMS: [(&str, &str); 34] = [
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("nft", "nftables"),
@@ -28,6 +28,11 @@ const PROGRAMS: [(&str, &str); 29] = [
     ("/usr/lib/postgresql/15/bin/pgbench", "postgresql-15"),
     ("psql", "postgresql-client-15"),
     ("smbd", "samba"),
+    ("samba", "samba"),
+    ("samba-tool", "samba-common-bin"),
+    ("winbindd", "winbind"),
+    ("tdbbackup", "tdb-tools"),
+    ("/usr/share/samba/setup/provision.ldif", "samba-ad-provision"),
     ("pdbedit", "samba"),
     ("smbclient", "smbclient"),
     ("Orthanc", "orthanc"),
@@ -43,6 +48,10 @@ const PROGRAMS: [(&str, &str); 29] = [
     ("ssh", "openssh-client"),
     ("borg", "borgbackup"),
 ];
+
+/// Parts of Samba that stand in the machine's own folder of libraries.
+const LIBRARIES: [(&str, &str); 2] =
+    [("samba/ldb/samba_dsdb.so", "samba-dsdb-modules"), ("samba/vfs/acl_xattr.so", "samba-vfs-modules")];
 
 /// Python modules of Debian's own Python, and their packages.
 const MODULES: [(&str, &str); 2] = [("aiosmtpd", "python3-aiosmtpd"), ("samba", "python3-samba")];
@@ -74,6 +83,12 @@ pub fn needs(root: &Path) -> Vec<Lack> {
     for (program, package) in PROGRAMS {
         if !found(program) {
             lacks.push(of_package(program, package));
+        }
+    }
+    for (file, package) in LIBRARIES {
+        let path = format!("/usr/lib/{}-linux-gnu/{file}", std::env::consts::ARCH);
+        if !found(&path) {
+            lacks.push(of_package(&path, package));
         }
     }
     for (module, package) in MODULES {

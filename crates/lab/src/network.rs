@@ -1,8 +1,8 @@
 //! The wires: namespaces, links, addresses, routes, and the switch that joins the vault to the hospital.
 //!
 //! ```text
-//!  srv bil pac oph mai cln            192.0.2.0/28 (management)
-//!   └───┴───┴──┬┴───┴───┘            mgt0 ─────────── mgt0
+//!  srv dir bil pac oph .. mai cln     192.0.2.0/28 (management)
+//!   └───┴───┴──┬┴───┴──────┘         mgt0 ─────────── mgt0
 //!             lan ── gat0 ── port1 [ sw ] port2 ── v0 [ vlt ] pul0 ── eth0 [ pul ]
 //!              └──── sw0 ─── lan0 ───┘
 //! ```

@@ -12,6 +12,8 @@ pub enum Role {
     Lan,
     /// The site server, which holds the primary store.
     Srv,
+    /// The directory: a Samba domain controller.
+    Dir,
     /// Billing: PostgreSQL.
     Bil,
     /// The picture archive: Orthanc.
@@ -39,15 +41,16 @@ pub enum Role {
 /// A name that is no role.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
-    "`{0}` is no host of the lab; there are lan, srv, bil, pac, oph, lis, pat, war, mai, cln, sw, vlt and pul"
+    "`{0}` is no host of the lab; there are lan, srv, dir, bil, pac, oph, lis, pat, war, mai, cln, sw, vlt and pul"
 )]
 pub struct UnknownRole(String);
 
 impl Role {
     /// All hosts, in the order in which they are raised.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Lan,
         Self::Srv,
+        Self::Dir,
         Self::Bil,
         Self::Pac,
         Self::Oph,
@@ -62,14 +65,25 @@ impl Role {
     ];
 
     /// The hosts of the hospital's production side that hang on the core switch by `eth0`.
-    pub const PRODUCTION: [Self; 9] =
-        [Self::Srv, Self::Bil, Self::Pac, Self::Oph, Self::Lis, Self::Pat, Self::War, Self::Mai, Self::Cln];
+    pub const PRODUCTION: [Self; 10] = [
+        Self::Srv,
+        Self::Dir,
+        Self::Bil,
+        Self::Pac,
+        Self::Oph,
+        Self::Lis,
+        Self::Pat,
+        Self::War,
+        Self::Mai,
+        Self::Cln,
+    ];
 
     /// The short name: part of the namespace's name, and the host's folder under the lab's root.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Lan => "lan",
             Self::Srv => "srv",
+            Self::Dir => "dir",
             Self::Bil => "bil",
             Self::Pac => "pac",
             Self::Oph => "oph",
@@ -95,6 +109,7 @@ impl Role {
             Self::Lis => Ipv4Addr::new(10, 77, 11, 2),
             Self::Pat => Ipv4Addr::new(10, 77, 12, 2),
             Self::War => Ipv4Addr::new(10, 77, 13, 2),
+            Self::Dir => Ipv4Addr::new(10, 77, 14, 2),
             Self::Mai => Ipv4Addr::new(10, 77, 5, 2),
             Self::Cln => Ipv4Addr::new(10, 77, 6, 2),
             Self::Sw => Ipv4Addr::new(10, 77, 8, 2),

@@ -22,19 +22,20 @@ fn the_main_job_ends_well() {
     assert_eq!(summary["attack"]["vault_connections_accepted"], 0);
     assert!(summary["closed_after_kill_s"].as_f64().unwrap() <= 3.1, "{summary}");
     let restored = summary["restored"].as_array().unwrap();
-    assert_eq!(restored.len(), 6);
+    assert_eq!(restored.len(), 7);
+    assert_eq!(restored[0]["name"], "directory", "nobody can log in anywhere before it is back");
     for system in restored {
         assert!(system["identical"] == true && system["running"] == true, "{system}");
     }
     let siege = &summary["siege"];
-    assert!(siege["files_put_aside"].as_u64().unwrap() >= 6 && siege["points_kept"] == true, "{siege}");
+    assert!(siege["files_put_aside"].as_u64().unwrap() >= 7 && siege["points_kept"] == true, "{siege}");
     assert_eq!(summary["server"]["identical"], true);
     let sheets = summary["evidence"].as_array().unwrap();
     assert_eq!(sheets.len(), 2);
     for sheet in sheets {
         let text = fs_err::read_to_string(sheet.as_str().unwrap()).unwrap();
         assert!(
-            ["billing", "ophthalmology", "pacs", "laboratory", "pathology", "ward"]
+            ["directory", "billing", "ophthalmology", "pacs", "laboratory", "pathology", "ward"]
                 .iter()
                 .all(|system| text.contains(system)),
             "{text}"

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use common::Stage;
 use kuramori_lab::{
-    Program, Role, Service,
+    Manifest, Program, Role, Service,
     services::{
         billing::{REPLICATOR, REPLICATOR_SECRET},
+        directory,
         ophthalmology::{HELD, MARKER, Spoil},
         switch::{IF_ADMIN_STATUS, IF_ALIAS, IF_NAME, IF_OPER_STATUS, Login, SYS_NAME},
     },
@@ -95,6 +96,46 @@ fn the_share_can_be_read_but_not_written_and_one_file_is_in_use() {
     assert!(refused.contains("NT_STATUS_ACCESS_DENIED"), "{refused}");
     share.release().unwrap();
     wait_until("the file is free", Duration::from_secs(10), || Ok(get(HELD).ok())).unwrap();
+}
+
+#[test]
+fn a_domain_backed_up_by_samba_comes_back_with_every_account_and_old_passwords() {
+    let stage = Stage::new('d');
+    let lab = stage.up(&[Service::Directory, Service::Ophthalmology]);
+    let domain = lab.directory();
+    let truth = Manifest::make(&lab, "night0").unwrap().directory.unwrap();
+    assert!(truth.accounts > 60 && truth.entries.len() > 100, "{} entries", truth.entries.len());
+    let (login, password) = domain.somebody().unwrap();
+    domain.login(&login, &password).unwrap();
+    assert!(domain.login(&login, "another").is_err(), "the password is asked for");
+    lab.ophthalmology().ask("ls").unwrap();
+
+    let refused = domain.back_up(std::path::Path::new("/dev/null")).unwrap_err().to_string();
+    assert!(refused.contains("kuramori-samba-ad"), "{refused}");
+    let made = domain.back_up(&domain.config()).unwrap();
+    let restored = lab.host(Role::Cln).folder().join("restored");
+    fs_err::create_dir_all(&restored).unwrap();
+    Program::new("cp").arg("-a").arg(&made).arg(&restored).run().unwrap();
+    lab.host(Role::Dir).kill_all().unwrap();
+    assert!(domain.login(&login, &password).is_err(), "nobody else lets him in");
+    assert!(lab.ophthalmology().ask("ls").is_err(), "the share asks the domain");
+
+    let again = directory::bring_back(&lab, Role::Cln, &restored).unwrap();
+    let found = again.look().unwrap();
+    assert_eq!(changed(&truth, &found.entries), [""; 0]);
+    assert_eq!(found.accounts, truth.accounts);
+    lab.ophthalmology().serve_restored(Role::Cln, &lab.ophthalmology().folder()).unwrap();
+    // The comparison sees one password that is another.
+    again.tool(&["user", "setpassword", &login, "--newpassword=Kt-other-0001"]).unwrap();
+    assert_eq!(changed(&truth, &again.entries().unwrap()).len(), 1, "one person's keys");
+    again.stop().unwrap();
+}
+
+fn changed(truth: &directory::Portrait, found: &std::collections::BTreeMap<String, String>) -> Vec<String> {
+    let all = truth.entries.keys().chain(found.keys().filter(|name| !truth.entries.contains_key(*name)));
+    all.filter(|name| truth.entries.get(*name) != found.get(*name))
+        .map(|name| format!("{name}: {:?} / {:?}", truth.entries.get(name), found.get(name)))
+        .collect()
 }
 
 #[test]

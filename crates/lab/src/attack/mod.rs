@@ -51,7 +51,9 @@ impl Targets {
     pub fn of(lab: &Lab) -> Result<Self> {
         let mut targets = Self { scanned_from: vec![Role::Srv, Role::Lan], ..Self::default() };
         let has = |service| lab.what().services.contains(&service);
+        // Whoever takes a hospital takes its directory first: then nobody can log in any more.
         let departments = [
+            (Service::Directory, Role::Dir, lab.directory().folder()),
             (Service::Billing, Role::Bil, lab.billing().data()),
             (Service::Pacs, Role::Pac, lab.pacs().data()),
             (Service::Ophthalmology, Role::Oph, lab.ophthalmology().folder()),

@@ -8,7 +8,8 @@ use crate::{
 };
 
 /// The hosts on which the attacker is root.
-const OWNED: [Role; 7] = [Role::Bil, Role::Pac, Role::Oph, Role::Lis, Role::Pat, Role::War, Role::Srv];
+const OWNED: [Role; 8] =
+    [Role::Dir, Role::Bil, Role::Pac, Role::Oph, Role::Lis, Role::Pat, Role::War, Role::Srv];
 
 /// The real path of a target, if the attack may touch it: strictly inside the folder of an owned host of the
 /// lab with that root, whatever links and dots the path was written with.

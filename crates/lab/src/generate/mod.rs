@@ -6,6 +6,7 @@ pub mod dump;
 pub mod names;
 pub mod pixels;
 pub mod pool;
+pub mod staff;
 
 /// A number that `seed`, `what` and `which` decide, without any order of asking (SplitMix64's finish).
 pub(crate) fn decide(seed: u64, what: u64, which: u64) -> u64 {

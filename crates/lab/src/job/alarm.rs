@@ -31,7 +31,7 @@ name_ja = "{NAME}"
 name_en = "Rehabilitation"
 vendor = "療法システム株式会社(架空)"
 protection = "important"
-restore_order = 7
+restore_order = 8
 [system.schedule]
 cron = "* * * * *"
 zone = "Asia/Tokyo"

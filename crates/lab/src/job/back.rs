@@ -170,8 +170,9 @@ fn judge(
     newest: &serde_json::Value,
 ) -> Result<Compared> {
     match name {
+        "directory" => compare::directory(lab, truth, Role::Cln, target),
         "billing" => compare::billing(lab, truth, Role::Cln, target),
-        "ophthalmology" => compare::ophthalmology(truth, target),
+        "ophthalmology" => compare::ophthalmology_in_domain(lab, truth, Role::Cln, target),
         "laboratory" => compare::laboratory(lab, truth, Role::Cln, target),
         "pathology" => compare::pathology(lab, truth, Role::Cln, target),
         "ward" => compare::ward(lab, truth, Role::Cln, target),

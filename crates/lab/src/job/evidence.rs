@@ -96,6 +96,18 @@ fn sheet(summary: &Summary, ja: bool) -> String {
             ],
         ],
     );
+    if let Some(logins) = &summary.logins {
+        section(
+            pick("認証基盤の停止中のログイン", "Logins with the directory dead"),
+            vec![
+                [
+                    pick("ドメインのログイン(前 / 後)", "the domain's (before / after)").to_owned(),
+                    format!("{} / {}", yes(logins.domain_before), yes(logins.domain_after)),
+                ],
+                [pick("蔵守自身のログイン", "our own").to_owned(), logins.own.join(", ")],
+            ],
+        );
+    }
     if let Some(siege) = &summary.siege {
         section(
             pick("開放中の攻撃(鍵を入手した侵入者)", "The attack on an open window (intruder with the keys)"),

@@ -5,10 +5,11 @@
 //!
 //! ```text
 //! site   the server, its register, its keys                 ─┐
-//! night  departments → primary (SMB, PostgreSQL, restic)     │ each step works by itself and says what it
+//! night  departments → primary (agent, SMB, SQL, SFTP, restic) │ each step works by itself and says what it
 //! vault  gate, observer, vault; windows; the kill            │ saw; the summary holds every figure
 //! alarm  a backup that never came, the mail that says so     │
 //! siege  an intruder with the keys, in an open window        │
+//! logins the directory dies, our own logins work without it  │
 //! back   the attack, the restore window, the comparison      │
 //! oracle stock restic reads what came back                   │
 //! again  the site server itself, rebuilt                    ─┘
@@ -18,10 +19,12 @@
 //! `kuramori-observed` and the departments' own servers.
 
 mod again;
+mod agent;
 mod alarm;
 mod back;
 mod door;
 mod evidence;
+mod logins;
 mod night;
 mod officers;
 mod oracle;
@@ -48,6 +51,8 @@ pub fn run(lab: &Lab, product: &Product, story: &Story) -> Result<Summary> {
     let mut summary = Summary::default();
     let site = site::raise(lab, product, story)?;
     story.console(&site.console());
+    agent::enrol(&site, story)?;
+    night::pull(&site, "directory", &mut summary, story)?;
     night::pull(&site, "billing", &mut summary, story)?;
     night::pull(&site, "ophthalmology", &mut summary, story)?;
     night::pull(&site, "laboratory", &mut summary, story)?;
@@ -67,6 +72,7 @@ pub fn run(lab: &Lab, product: &Product, story: &Story) -> Result<Summary> {
 
     let register = again::register(&site)?;
     siege::quiet(lab, &vault, &mut summary, story)?;
+    logins::without_directory(&site, &mut summary, story)?;
     back::attack(lab, &mut summary, story)?;
     siege::afterwards(&vault, &mut summary, story)?;
     back::restore(lab, product, &vault, &truth, &mut summary, story)?;

@@ -12,7 +12,8 @@ use super::{
 use crate::{Program, Result, Role};
 
 /// The departments, in restore order.
-pub(super) const SYSTEMS: [&str; 6] = ["billing", "ophthalmology", "pacs", "laboratory", "pathology", "ward"];
+pub(super) const SYSTEMS: [&str; 7] =
+    ["directory", "billing", "ophthalmology", "pacs", "laboratory", "pathology", "ward"];
 
 /// Has the server pull a department, and waits.
 pub(super) fn pull(site: &Site<'_>, system: &str, summary: &mut Summary, story: &Story) -> Result<()> {
@@ -21,6 +22,7 @@ pub(super) fn pull(site: &Site<'_>, system: &str, summary: &mut Summary, story: 
     let figures = SystemFigures {
         name: system.to_owned(),
         way: match system {
+            "directory" => "agent",
             "billing" => "postgres",
             "laboratory" => "mariadb",
             "pathology" => "sftp",
@@ -55,7 +57,7 @@ pub(super) fn next(site: &Site<'_>, summary: &mut Summary, story: &Story) -> Res
 }
 
 /// Debian's restic on the picture archive's host, with what `system add` handed out.
-fn restic(site: &Site<'_>, words: &[&str]) -> Result<Program> {
+pub(super) fn restic(site: &Site<'_>, words: &[&str]) -> Result<Program> {
     let folder = site.file("credentials/pacs");
     let read =
         |name: &str| Ok::<_, crate::LabError>(fs_err::read_to_string(folder.join(name))?.trim().to_owned());
@@ -95,6 +97,14 @@ pub(super) fn pacs(site: &Site<'_>, summary: &mut Summary, story: &Story) -> Res
     tell(&figures, story);
     record(summary, figures);
     Ok(())
+}
+
+/// The address with another password than the client's own.
+pub(super) fn wrong_login(site: &Site<'_>) -> Result<String> {
+    let folder = site.file("credentials/pacs");
+    let url = fs_err::read_to_string(folder.join("url"))?;
+    let login = fs_err::read_to_string(folder.join("login"))?;
+    Ok(restic_url(url.trim(), login.trim(), "wrong"))
 }
 
 /// `rest:https://login@host/…` with the password in it.

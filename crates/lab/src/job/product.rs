@@ -42,8 +42,13 @@ impl Product {
         Self::at(&folder)
     }
 
+    /// The product's one binary.
+    pub(super) fn file(&self) -> PathBuf {
+        self.folder.join("kuramori")
+    }
+
     pub(super) fn kuramori(&self) -> Program {
-        Program::new(self.folder.join("kuramori")).env("KURAMORI_LANG", "ja")
+        Program::new(self.file()).env("KURAMORI_LANG", "ja")
     }
 
     pub(super) fn gated(&self) -> Program {

@@ -11,6 +11,7 @@ use crate::{
     role::VAULT,
     services::{
         billing::{REPLICATOR, REPLICATOR_SECRET},
+        directory::{AGENT, UNIT},
         laboratory::{READER as LABORATORY_READER, READER_SECRET as LABORATORY_SECRET},
         ophthalmology::{HELD, MARKER, READER, READER_SECRET, SHARE},
         pathology::{READER as PATHOLOGY_READER, READER_KEY as PATHOLOGY_KEY},
@@ -23,6 +24,8 @@ use crate::{
 /// The repository server's port.
 pub(super) const SERVE: u16 = 8443;
 const CONSOLE: u16 = 8080;
+/// The agents' door.
+const AGENTS: u16 = 8445;
 /// Who is told of alarms.
 pub(super) const MAILBOX: &str = "jouhou@hospital.example";
 
@@ -45,8 +48,8 @@ pub(super) fn raise<'a>(lab: &'a Lab, product: &'a Product, story: &Story) -> Re
     story.tell("拠点サーバーを開始しました", "the site server runs");
     site.add(&site.register()?)?;
     story.tell(
-        "部門システムを登録しました(医事会計・眼科・画像・検体検査・病理・病棟)",
-        "billing, ophthalmology, PACS, laboratory, pathology and ward are registered",
+        "部門システムを登録しました(認証基盤・医事会計・眼科・画像・検体検査・病理・病棟)",
+        "directory, billing, ophthalmology, PACS, laboratory, pathology and ward are registered",
     );
     Ok(site)
 }
@@ -123,6 +126,9 @@ listen = "{server}:{CONSOLE}"
 listen = "{server}:{SERVE}"
 names = ["{server}"]
 
+[agents]
+listen = "{server}:{AGENTS}"
+
 [schedule]
 tick = "1s"
 
@@ -165,6 +171,20 @@ interface = "port2"
         let _ = write!(
             text,
             r#"[[system]]
+id = "directory"
+name_ja = "認証基盤(Active Directory)"
+name_en = "Directory (Active Directory)"
+vendor = "基盤システム株式会社(架空)"
+protection = "critical"
+rpo = "24h"
+rto = "2h"
+restore_order = 1
+[system.source]
+kind = "agent"
+agent = "{AGENT}"
+unit = "{UNIT}"
+
+[[system]]
 id = "billing"
 name_ja = "医事会計"
 name_en = "Billing"
@@ -172,7 +192,7 @@ vendor = "会計システム株式会社(架空)"
 protection = "critical"
 rpo = "24h"
 rto = "4h"
-restore_order = 1
+restore_order = 2
 [system.source]
 kind = "postgres"
 server = "{billing}"
@@ -187,7 +207,7 @@ vendor = "眼科システム株式会社(架空)"
 protection = "important"
 rpo = "24h"
 rto = "8h"
-restore_order = 2
+restore_order = 3
 [system.source]
 kind = "smb"
 server = "{ophthalmology}"
@@ -209,7 +229,7 @@ vendor = "画像システム株式会社(架空)"
 protection = "critical"
 rpo = "24h"
 rto = "8h"
-restore_order = 3
+restore_order = 4
 
 [[system]]
 id = "laboratory"
@@ -219,7 +239,7 @@ vendor = "検査システム株式会社(架空)"
 protection = "critical"
 rpo = "24h"
 rto = "4h"
-restore_order = 4
+restore_order = 5
 [system.source]
 kind = "mariadb"
 server = "{laboratory}"
@@ -234,7 +254,7 @@ vendor = "病理システム株式会社(架空)"
 protection = "important"
 rpo = "24h"
 rto = "24h"
-restore_order = 5
+restore_order = 6
 [system.source]
 kind = "sftp"
 server = "{pathology}"
@@ -251,7 +271,7 @@ vendor = "病棟システム株式会社(架空)"
 protection = "important"
 rpo = "24h"
 rto = "24h"
-restore_order = 6
+restore_order = 7
 [system.source]
 kind = "foreign"
 product = "other"
@@ -289,6 +309,11 @@ pub(super) fn last_json(text: &str) -> Result<Value> {
     let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("null");
     serde_json::from_str(last)
         .map_err(|_| LabError::Answer { server: "kuramori", answer: last.chars().take(300).collect() })
+}
+
+/// The address of the agents' door.
+pub(super) fn agents_address() -> SocketAddr {
+    (Role::Srv.address(), AGENTS).into()
 }
 
 /// The address of the repository server.

@@ -19,6 +19,8 @@ pub struct Summary {
     pub positive_control: bool,
     /// The quiet attack on the puller while the window was open.
     pub siege: Option<SiegeFigures>,
+    /// Logins with the directory dead.
+    pub logins: Option<LoginFigures>,
     /// What the attack did.
     pub attack: AttackFigures,
     /// The missed backup.
@@ -38,7 +40,7 @@ pub struct Summary {
 pub struct SystemFigures {
     /// As in the register: `billing`, `ophthalmology`, …
     pub name: String,
-    /// `postgres`, `smb`, `restic`, `mariadb`, `sftp`, `foreign`.
+    /// `agent`, `postgres`, `smb`, `restic`, `mariadb`, `sftp`, `foreign`.
     pub way: &'static str,
     /// Bytes read.
     pub bytes: u64,
@@ -87,6 +89,25 @@ pub struct SiegeFigures {
     pub points_kept: bool,
     /// Alarms at the vault after a window with the destroyed primary.
     pub alarms_after_destruction: u64,
+}
+
+/// Who is let in once the directory is dead.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct LoginFigures {
+    /// Before, somebody of the staff logged in and ophthalmology's share let its reader in.
+    pub domain_before: bool,
+    /// One of the two still works.
+    pub domain_after: bool,
+    /// Which of our own logins work afterwards: `client` (a backup client at the repository server, whose wrong
+    /// password is refused), `administrator` (the server's socket).
+    pub own: Vec<&'static str>,
+}
+
+impl LoginFigures {
+    /// The domain is dead and our own logins work.
+    pub(super) fn good(&self) -> bool {
+        self.domain_before && !self.domain_after && self.own == ["client", "administrator"]
+    }
 }
 
 /// The rebuilt site server.
@@ -179,6 +200,10 @@ impl Summary {
         must(
             self.closed_after_kill_s.is_some_and(|s| s <= 3.1),
             "the gate did not close within 3.1 s of its death".to_owned(),
+        );
+        must(
+            self.logins.as_ref().is_some_and(LoginFigures::good),
+            format!("our own logins do not stand without the directory: {:?}", self.logins),
         );
         must(self.attack.files_encrypted > 0, "the attack encrypted nothing".to_owned());
         must(

@@ -283,7 +283,7 @@ impl Vault<'_> {
         let primary = serve_address();
         let pul = self.lab.host(Role::Pul).namespace();
         format!(
-            r#"order = ["billing", "ophthalmology", "pacs", "laboratory", "pathology", "ward"]
+            r#"order = ["directory", "billing", "ophthalmology", "pacs", "laboratory", "pathology", "ward"]
 
 [vault]
 root = "{folder}/store"

@@ -2,6 +2,7 @@
 //! foreground of its host's namespace.
 
 pub mod billing;
+pub mod directory;
 pub mod laboratory;
 pub mod mail;
 pub mod ophthalmology;
@@ -12,10 +13,10 @@ pub mod switch;
 pub mod ward;
 pub mod witness;
 
-use std::path::Path;
+use std::{path::Path, sync::mpsc};
 
 use crate::{
-    error::Result,
+    error::{LabError, Result},
     lab::{Lab, Service},
     program::Program,
 };
@@ -23,13 +24,27 @@ use crate::{
 /// Starts all that the lab was asked for; the ones that must fill themselves do that side by side.
 pub(crate) fn start(lab: &Lab) -> Result<()> {
     let wanted = |service| lab.what().services.contains(&service);
+    // Ophthalmology joins the domain when there is one; if there never is, its sender is dropped.
+    let (tell, told) = mpsc::channel();
+    let (mut tell, mut told) = (Some(tell), Some(told));
     std::thread::scope(|scope| {
         let mut threads = Vec::new();
         for service in Service::ALL.into_iter().filter(|service| wanted(*service)) {
+            let tell = if service == Service::Directory { tell.take() } else { None };
+            let told = if service == Service::Ophthalmology { told.take() } else { None };
             threads.push(scope.spawn(move || match service {
+                Service::Directory => {
+                    lab.directory().create()?;
+                    // Nobody may be waiting.
+                    let _ = tell.map(|tell| tell.send(()));
+                    Ok(())
+                }
                 Service::Billing => lab.billing().create(),
                 Service::Pacs => lab.pacs().create(),
-                Service::Ophthalmology => lab.ophthalmology().create(),
+                Service::Ophthalmology => lab.ophthalmology().create(|| {
+                    let gone = LabError::NoService("the directory");
+                    told.and_then(|told| told.recv().ok()).ok_or(gone)
+                }),
                 Service::Laboratory => lab.laboratory().create(),
                 Service::Pathology => lab.pathology().create(),
                 Service::Ward => lab.ward().create(),
@@ -60,6 +75,11 @@ pub(crate) fn owned_by(user: &str, folder: &Path) -> Result<()> {
 }
 
 impl Lab {
+    /// The directory's domain controller.
+    pub fn directory(&self) -> directory::Directory<'_> {
+        directory::Directory::of(self)
+    }
+
     /// Billing's PostgreSQL.
     pub fn billing(&self) -> billing::Billing<'_> {
         billing::Billing::of(self)

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::{LabError, Result},
     generate::dump::Plan,
-    lab::{Host, Lab, Scale},
+    lab::{Host, Lab, Scale, Service},
     program::Program,
     role::Role,
-    services::samba::Samba,
+    services::{directory::Desk, samba::Samba},
 };
 
 /// The share's name.
@@ -38,8 +38,14 @@ pub const VIEWER: &str = "viewer";
 
 const VENDOR: &str = "vendor";
 const VENDOR_SECRET: &str = "samba-vendor";
-/// Users of this host alone; no number of the machine's own users.
+/// Users of this host alone; no number of the machine's own users. With a directory they are the numbers of the
+/// domain's accounts of the same names on this host.
 const USERS: [(&str, u32); 2] = [(READER, 61_001), (VENDOR, 61_002)];
+/// The accounts in the domain, if there is one: name, secret, purpose.
+pub(super) const ACCOUNTS: [(&str, &str, &str); 2] = [
+    (READER, READER_SECRET, "バックアップ(読み取り専用)"),
+    (VENDOR, VENDOR_SECRET, "眼科システムのベンダー"),
+];
 
 /// Opens one file with all kinds of access and shares none, and holds it until it is ended.
 /// Whoever looks whether the file is held opens it for a moment, so a sharing violation is tried again.
@@ -119,7 +125,9 @@ impl<'lab> Ophthalmology<'lab> {
     }
 
     fn samba(self) -> Samba<'lab> {
-        Samba { lab: self.lab, role: Role::Oph, process: PROCESS }
+        let member = self.lab.what().services.contains(&Service::Directory);
+        let domain = member.then(|| Desk { lab: self.lab, role: Role::Oph, controller: Role::Dir.address() });
+        Samba { lab: self.lab, role: Role::Oph, process: PROCESS, domain }
     }
 
     fn plan(self) -> Plan {
@@ -130,20 +138,52 @@ impl<'lab> Ophthalmology<'lab> {
         }
     }
 
-    pub(crate) fn create(self) -> Result<()> {
+    /// Fills the share and starts its server; where there is a domain, `domain` waits until it can be joined.
+    pub(crate) fn create(self, domain: impl FnOnce() -> Result<()>) -> Result<()> {
         fs_err::create_dir_all(self.folder())?;
-        let users = [(READER, USERS[0].1, READER_SECRET), (VENDOR, USERS[1].1, VENDOR_SECRET)];
-        self.samba().create(
-            &users,
-            &format!(
-                "[{SHARE}]\n path = {}\n valid users = {READER} {VENDOR}\n read only = yes\n write list = {VENDOR}\n",
-                self.folder().display()
-            ),
-        )?;
+        let samba = self.samba();
+        Self::configure(samba, &self.folder())?;
         let held = self.folder().join(HELD);
         self.write(&held, |file| file.write_all(&vec![0x54; 64 << 10]))?;
         self.write_dump(0, None)?;
+        if samba.domain.is_some() {
+            domain()?;
+            samba.join(&self.lab.directory().administrator()?)?;
+        }
         self.start()
+    }
+
+    /// The department's server installed anew as a member of a restored domain, with a restored folder as its
+    /// share; its reader logs in with his old password and fetches the marker. Then it is stopped.
+    ///
+    /// # Errors
+    /// It does not come up, or the reader is not let in.
+    pub fn serve_restored(self, controller: Role, restored: &Path) -> Result<()> {
+        let desk = Desk { lab: self.lab, role: Role::Oph, controller: controller.address() };
+        let samba = Samba { process: "smbd-restored", domain: Some(desk), ..self.samba() };
+        samba.remove()?;
+        Self::configure(samba, restored)?;
+        samba.join(&self.lab.directory().administrator()?)?;
+        let mut process = samba.serve()?;
+        let answer =
+            process.wait_until("the restored share lets its reader in", Duration::from_mins(1), || {
+                Ok(samba.ask(SHARE, READER, READER_SECRET, &format!("get \"{MARKER}\" /dev/null")).ok())
+            });
+        self.lab.host(Role::Oph).kill_all()?;
+        answer.map(drop)
+    }
+
+    fn configure(samba: Samba<'_>, folder: &Path) -> Result<()> {
+        let users = [(READER, USERS[0].1, READER_SECRET), (VENDOR, USERS[1].1, VENDOR_SECRET)];
+        samba.create(
+            &users,
+            &format!(
+                "[{SHARE}]\n path = {}\n valid users = {reader} {vendor}\n read only = yes\n write list = {vendor}\n",
+                folder.display(),
+                reader = samba.user(READER),
+                vendor = samba.user(VENDOR),
+            ),
+        )
     }
 
     /// Starts the server and the vendor's viewer, and waits until both do their work.

@@ -1,10 +1,13 @@
-//! Debian's Samba in a host: a standalone server with users of its own.
+//! Debian's Samba in a host: a standalone server with users of its own, or a member of the hospital's domain,
+//! which asks the domain controller about everybody.
 
 use std::{
     fmt::Write as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use super::directory::{DOMAIN, Desk, REALM};
 use crate::{
     error::{LabError, Result},
     lab::Lab,
@@ -19,6 +22,8 @@ pub(super) struct Samba<'lab> {
     pub(super) lab: &'lab Lab,
     pub(super) role: Role,
     pub(super) process: &'static str,
+    /// The domain that it is a member of.
+    pub(super) domain: Option<Desk<'lab>>,
 }
 
 impl Samba<'_> {
@@ -48,6 +53,9 @@ impl Samba<'_> {
         }
         fs_err::write(samba.join("passwd"), passwd)?;
         fs_err::write(samba.join("group"), group)?;
+        if self.domain.is_some() {
+            return Ok(());
+        }
         for (name, _, secret) in users {
             let password = self.lab.secret(secret)?;
             let add = self
@@ -59,14 +67,47 @@ impl Samba<'_> {
         Ok(())
     }
 
+    /// Takes away everything that an earlier server of this host wrote.
+    pub(super) fn remove(self) -> Result<()> {
+        Ok(fs_err::remove_dir_all(self.folder())?)
+    }
+
+    /// Makes the server a member of its domain.
+    pub(super) fn join(self, administrator: &str) -> Result<()> {
+        let Some(desk) = self.domain else { return Ok(()) };
+        desk.prepare()?;
+        let join = self
+            .program("net")
+            .args(["ads", "join", "--no-dns-updates", "-U"])
+            .arg(format!("Administrator%{administrator}"));
+        self.lab.host(self.role).run(&join).map(drop)
+    }
+
     fn global(self) -> String {
         let at = |name: &str| self.folder().join(name).display().to_string();
+        let standing = if self.domain.is_some() {
+            // Accounts of the domain are on this host who they are by name; there are no others.
+            format!(
+                "server role = member server\n security = ads\n realm = {REALM}\n workgroup = {DOMAIN}\n\
+                 \x20kerberos method = secrets only\n idmap config * : backend = tdb\n\
+                 \x20idmap config * : range = 3000000-3999999\n idmap config {DOMAIN} : backend = nss\n\
+                 \x20idmap config {DOMAIN} : range = 61000-61999"
+            )
+        } else {
+            format!("server role = standalone server\n workgroup = {DOMAIN}")
+        };
+        // A member's programs find each other where they are built to look, in a folder of this host alone.
+        let meeting = if self.domain.is_some() {
+            String::new()
+        } else {
+            format!(" pid directory = {}\n ncalrpc dir = {}\n", at("run"), at("ncalrpc"))
+        };
         format!(
-            "[global]\n server role = standalone server\n workgroup = HOSPITAL\n netbios name = {}\n\
+            "[global]\n {standing}\n netbios name = {}\n\
              \x20disable netbios = yes\n smb ports = 445\n interfaces = {}/24\n bind interfaces only = yes\n\
              \x20server min protocol = SMB2_10\n map to guest = never\n\
              \x20passdb backend = tdbsam:{}\n private dir = {}\n lock directory = {}\n state directory = {}\n\
-             \x20cache directory = {}\n pid directory = {}\n ncalrpc dir = {}\n log file = {}\n max log size = 0\n\
+             \x20cache directory = {}\n{meeting} log file = {}\n max log size = 0\n\
              \x20load printers = no\n disable spoolss = yes\n printcap name = /dev/null\n usershare max shares = 0\n\
              \x20unix charset = UTF-8\n",
             self.role.name().to_uppercase(),
@@ -76,23 +117,40 @@ impl Samba<'_> {
             at("lock"),
             at("state"),
             at("cache"),
-            at("run"),
-            at("ncalrpc"),
             at("log/smbd"),
         )
     }
 
     fn program(self, name: &str) -> Program {
-        Program::new(name)
+        let program = match self.domain {
+            Some(desk) => desk.program(name),
+            None => Program::new(name),
+        };
+        program
             .private(&self.folder().join("passwd"), Path::new("/etc/passwd"))
             .private(&self.folder().join("group"), Path::new("/etc/group"))
             .arg(format!("--configfile={}", self.config().display()))
     }
 
-    /// Starts the server.
+    /// The user as the share's rules name him.
+    pub(super) fn user(self, name: &str) -> String {
+        if self.domain.is_some() { format!("{DOMAIN}\\{name}") } else { name.to_owned() }
+    }
+
+    /// Starts the server; a member's way to its domain controller first.
     pub(super) fn serve(self) -> Result<Process> {
+        let host = self.lab.host(self.role);
+        let way = format!("winbindd-{}", self.role);
+        if self.domain.is_some() && self.lab.process(&way)?.is_none() {
+            let winbindd = self.program("winbindd").args(["--foreground", "--no-process-group"]);
+            let mut process = host.spawn(&way, &winbindd, &self.lab.log(&way))?;
+            let trust = self.program("net").args(["ads", "testjoin"]);
+            process.wait_until("the member knows its domain", Duration::from_mins(1), || {
+                Ok((host.try_run(&trust)?.status == Some(0)).then_some(()))
+            })?;
+        }
         let server = self.program("smbd").args(["--foreground", "--no-process-group"]);
-        self.lab.host(self.role).spawn(self.process, &server, &self.lab.log(self.process))
+        host.spawn(self.process, &server, &self.lab.log(self.process))
     }
 
     /// One command of `smbclient` from the site server; gives back what it wrote.
@@ -100,7 +158,7 @@ impl Samba<'_> {
         let login = self.folder().join(format!("{user}.login"));
         if !login.exists() {
             let password = self.lab.secret(secret)?;
-            fs_err::write(&login, format!("username = {user}\npassword = {password}\ndomain = HOSPITAL\n"))?;
+            fs_err::write(&login, format!("username = {user}\npassword = {password}\ndomain = {DOMAIN}\n"))?;
         }
         let client = Program::new("smbclient").args(["-s", "/dev/null", "-A"]).arg(&login).args([
             &format!("//{}/{share}", self.role.address()),

@@ -74,7 +74,7 @@ impl<'lab> Ward<'lab> {
         self.host()
             .run(&borg(self.host(), &self.store().join("borg")).args(["init", "--encryption=none"]))?;
         self.night()?;
-        let samba = Samba { lab: self.lab, role: Role::War, process: PROCESS };
+        let samba = Samba { lab: self.lab, role: Role::War, process: PROCESS, domain: None };
         samba.create(
             &[(READER, 61_003, READER_SECRET)],
             &format!(
