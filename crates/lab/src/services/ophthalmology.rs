@@ -153,12 +153,13 @@ impl<'lab> Ophthalmology<'lab> {
         self.start()
     }
 
-    /// The department's server installed anew as a member of a restored domain, with a restored folder as its
+    /// Whatever runs on the host is ended; the department's server is installed anew as a member of a restored domain, with a restored folder as its
     /// share; its reader logs in with his old password and fetches the marker. Then it is stopped.
     ///
     /// # Errors
     /// It does not come up, or the reader is not let in.
     pub fn serve_restored(self, controller: Role, restored: &Path) -> Result<()> {
+        self.host().kill_all()?;
         let desk = Desk { lab: self.lab, role: Role::Oph, controller: controller.address() };
         let samba = Samba { process: "smbd-restored", domain: Some(desk), ..self.samba() };
         samba.remove()?;
@@ -169,7 +170,7 @@ impl<'lab> Ophthalmology<'lab> {
             process.wait_until("the restored share lets its reader in", Duration::from_mins(1), || {
                 Ok(samba.ask(SHARE, READER, READER_SECRET, &format!("get \"{MARKER}\" /dev/null")).ok())
             });
-        self.lab.host(Role::Oph).kill_all()?;
+        self.host().kill_all()?;
         answer.map(drop)
     }
 
