@@ -42,8 +42,10 @@ if ($Folder) {
 $document = [ordered]@{
     format = 'kuramori.job-result/1'; system = $System; product = $Product; job = $Job
     state = $State.ToLowerInvariant(); ended = [DateTime]::UtcNow.ToString('yyyy-MM-ddTHH:mm:ssZ')
-    bytes = $total; files = @($files); message = $Message
+    files = @($files); message = $Message
 }
+# Without a folder nobody has measured anything: no size is told, which is not the same as 0.
+if ($Folder) { $document.bytes = $total }
 $text = ConvertTo-Json -InputObject $document -Depth 4 -Compress
 $bytes = (New-Object System.Text.UTF8Encoding($false)).GetBytes($text)
 

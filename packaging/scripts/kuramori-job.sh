@@ -8,7 +8,7 @@
 #   --system ID            the system's name in Kuramori's register
 #   --product NAME         veeam, arcserve, windows-server-backup or the vendor's name
 #   --job NAME             the job's name in the product
-#   --folder FOLDER        the backup's files: they are named with their sizes
+#   --folder FOLDER        the backup's files: they are named with their sizes (without it no size is told)
 #   --match PATTERN        only files of this name, for example '*.vbk' (may be repeated)
 #   --message TEXT         the product's own words
 #   --result FILE          write the result here as well (as its last step, under a new name and renamed)
@@ -84,7 +84,10 @@ fi
 {
   printf '{"format":"kuramori.job-result/1","system":%s,"product":%s,"job":%s,"state":"%s",' \
     "$(json "$system")" "$(json "$product")" "$(json "$job")" "$state"
-  printf '"ended":"%s","bytes":%s,"files":[' "$(date -u +%Y-%m-%dT%H:%M:%SZ)" "$total"
+  printf '"ended":"%s",' "$(date -u +%Y-%m-%dT%H:%M:%SZ)"
+  # Without a folder nobody has measured anything: no size is told, which is not the same as 0.
+  [ -z "$folder" ] || printf '"bytes":%s,' "$total"
+  printf '"files":['
   cat "$work/files"
   printf '],"message":%s}\n' "$(json "$message")"
 } >"$work/result.json"

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 pub struct RunFacts {
     /// Bytes of content that the restore point holds (before deduplication).
     pub bytes: u64,
+    /// Nobody told how many: another product's result without a size. `bytes` is 0 then and says nothing.
+    pub size_untold: bool,
     /// Files in the restore point.
     pub files: u64,
     /// Bytes that were new to the repository, if the writer tells.

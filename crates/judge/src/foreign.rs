@@ -1,7 +1,8 @@
 //! Jobs of other backup products, seen by the same judge as our own.
 //!
 //! A result that says "good" or "with warnings" stands where a restore point stands: its age is the time at
-//! which *we* received it, its size and files are what the product says. A result that says "failed" stands
+//! which *we* received it, its size and files are what the product says. A size that it does not tell is
+//! unknown, never 0; where it usually tells one, its absence is said. A result that says "failed" stands
 //! where a run that ended without a restore point stands. The product's own clock only tells two results
 //! apart, so that a result that is sent again does not look like a new backup.
 
@@ -55,8 +56,7 @@ pub fn taken(records: &[Recorded]) -> Vec<Taken> {
         .filter(|record| matches!(record.result.state, JobState::Success | JobState::Warning))
         .map(|record| {
             let result = &record.result;
-            let named: u64 = result.files.iter().filter_map(|file| file.bytes).sum();
-            let bytes = if result.bytes > 0 { result.bytes } else { named };
+            let told = result.told_bytes();
             let early = result.started.is_some_and(|started| started > result.ended);
             Taken {
                 sequence: Sequence(record.number),
@@ -64,9 +64,10 @@ pub fn taken(records: &[Recorded]) -> Vec<Taken> {
                 complete: result.state == JobState::Success,
                 run: None,
                 facts: RunFacts {
-                    bytes,
-                    // A product that names no files still wrote something.
-                    files: (result.files.len() as u64).max(u64::from(bytes > 0)),
+                    bytes: told.unwrap_or(0),
+                    size_untold: told.is_none(),
+                    // A product that names no files still wrote something, unless it says that it did not.
+                    files: (result.files.len() as u64).max(u64::from(told != Some(0))),
                     faults: u64::from(result.state == JobState::Warning),
                     identity: Some(format!("{}/{}", result.product, result.job)),
                     marker: Some(Marker { name: result.title(), written: Some(result.ended), digest: None }),
@@ -100,7 +101,7 @@ mod tests {
         schedule::{Schedule, Timetable},
     };
 
-    fn result(day: i8, state: JobState, bytes: u64) -> JobResult {
+    fn result(day: i8, state: JobState, bytes: impl Into<Option<u64>>) -> JobResult {
         JobResult {
             format: FORMAT.to_owned(),
             system: SystemId::new("ward").unwrap(),
@@ -109,7 +110,7 @@ mod tests {
             state,
             started: None,
             ended: at(day),
-            bytes,
+            bytes: bytes.into(),
             files: Vec::new(),
             message: "disk full".to_owned(),
         }
@@ -121,11 +122,15 @@ mod tests {
 
     /// What the judge says at 09:00 on the day after the last result.
     fn codes(records: &[Recorded], day: i8) -> Vec<String> {
+        codes_with(records, day, &Expectations::default())
+    }
+
+    fn codes_with(records: &[Recorded], day: i8, expect: &Expectations) -> Vec<String> {
         let table =
             Timetable::new(&Schedule { zone: "Asia/Tokyo".to_owned(), ..Schedule::nightly("0 1 * * *") })
                 .unwrap();
         let (system, points) = (SystemId::new("ward").unwrap(), taken(records));
-        let (expect, calendar) = (Expectations::default(), Calendar::default());
+        let calendar = Calendar::default();
         let now = jiff::civil::date(2026, 6, day).at(9, 0, 0, 0).in_tz("Asia/Tokyo").unwrap().timestamp();
         let findings = judge(
             now,
@@ -135,7 +140,7 @@ mod tests {
                 enabled: true,
                 data: DataClass::Other,
                 timetable: &table,
-                expect: &expect,
+                expect,
                 calendar: &calendar,
                 points: &points,
                 running: None,
@@ -171,6 +176,49 @@ mod tests {
         let mut empty = records.clone();
         add(&mut empty, result(15, JobState::Success, 0), "post", at(15)).unwrap();
         assert_eq!(codes(&empty, 15), ["judge.empty"]);
+    }
+
+    #[test]
+    fn a_size_that_is_not_told_is_no_empty_dump_and_its_sudden_absence_is_said() {
+        let fortnight = |bytes: Option<u64>| {
+            let mut records = Vec::new();
+            for day in 1..=14 {
+                add(&mut records, result(day, JobState::Success, bytes), "mail", at(day)).unwrap();
+            }
+            records
+        };
+        // A product that never tells sizes: nothing is wrong, from the first night on.
+        let mut never = fortnight(None);
+        assert_eq!(codes(&never[..1], 1), [""; 0]);
+        assert_eq!(codes(&never, 14), [""; 0]);
+        assert_eq!(codes(&never, 15), ["judge.missed"], "everything else is judged as ever");
+        // It says 0: that is an empty dump, whatever it did not say before.
+        add(&mut never, result(15, JobState::Success, 0), "mail", at(15)).unwrap();
+        assert_eq!(codes(&never, 15), ["judge.empty"]);
+        let named = |bytes: Option<u64>| {
+            let file = kuramori_model::foreign::JobFile { name: "a.vbk".to_owned(), bytes };
+            JobResult { files: vec![file], ..result(15, JobState::Success, None) }
+        };
+        for (bytes, wanted) in [(Some(0), vec!["judge.empty"]), (None, vec![])] {
+            let mut records = fortnight(None);
+            add(&mut records, named(bytes), "post", at(15)).unwrap();
+            assert_eq!(codes(&records, 15), wanted, "{bytes:?}");
+        }
+
+        // A product that tells sizes and falls silent about them: not empty, but to be looked at.
+        let mut silent = fortnight(Some(1000 << 20));
+        add(&mut silent, result(15, JobState::Success, None), "mail", at(15)).unwrap();
+        assert_eq!(codes(&silent, 15), ["judge.size-untold"]);
+        // A size is demanded and none is told.
+        let demand = Expectations { min_bytes: 1 << 30, ..Expectations::default() };
+        assert_eq!(codes_with(&fortnight(None), 14, &demand), ["judge.size-untold"]);
+        // Nights without a size teach nothing about the usual size.
+        let mut mixed = fortnight(Some(1000 << 20));
+        for day in 15..=17 {
+            add(&mut mixed, result(day, JobState::Success, None), "mail", at(day)).unwrap();
+        }
+        add(&mut mixed, result(18, JobState::Success, 90 << 20), "mail", at(18)).unwrap();
+        assert_eq!(codes(&mixed, 18), ["judge.shrunk"]);
     }
 
     #[test]

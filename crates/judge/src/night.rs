@@ -226,7 +226,7 @@ fn nonsense(new: &Taken, before: &[Taken], subject: &Subject<'_>) -> Vec<Finding
         findings
             .push(say("judge.incomplete", Severity::Alarm, "see-unread").with("items", number(facts.faults)));
     }
-    if facts.bytes < expect.min_bytes || facts.files < expect.min_files {
+    if (!facts.size_untold && facts.bytes < expect.min_bytes) || facts.files < expect.min_files {
         findings.push(
             say("judge.empty", Severity::Alarm, "check-dump")
                 .with("bytes", Value::Bytes(facts.bytes))
@@ -238,6 +238,13 @@ fn nonsense(new: &Taken, before: &[Taken], subject: &Subject<'_>) -> Vec<Finding
                 .with("why", why.as_str())
                 .with("bytes", Value::Bytes(facts.bytes)),
         );
+    } else if facts.size_untold {
+        // Only where a size can be expected: one is demanded, or most of the last nights told one.
+        let last = before.iter().rev().take(WITNESSES);
+        let told = last.clone().filter(|old| old.facts.bytes > 0).count();
+        if expect.min_bytes > 1 || told * 2 > last.count() {
+            findings.push(say("judge.size-untold", Severity::Warning, "check-dump"));
+        }
     } else if let Some(usual) = usual(before, new, expect, subject.calendar, subject.timetable.zone())
         && (facts.bytes as f64) < usual.limit
     {

@@ -84,9 +84,9 @@ pub struct JobResult {
     pub started: Option<Timestamp>,
     /// When it ended, by the product's clock.
     pub ended: Timestamp,
-    /// What the product says it wrote, in bytes.
-    #[serde(default)]
-    pub bytes: u64,
+    /// What the product says it wrote, in bytes. None: it does not tell, which is not the same as nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
     /// What its backup consists of now, if it tells.
     #[serde(default)]
     pub files: Vec<JobFile>,
@@ -131,6 +131,18 @@ impl JobResult {
             && self.state == other.state
     }
 
+    /// How much the backup has, as far as the product tells: its own figure, else the sum of the files that
+    /// it names with their sizes. None if it tells neither; 0 only if it says 0.
+    pub fn told_bytes(&self) -> Option<u64> {
+        let mut named = self.files.iter().filter_map(|file| file.bytes).peekable();
+        let sum = named.peek().is_some().then(|| named.fold(0, u64::saturating_add));
+        match self.bytes {
+            // Some products leave the figure at 0 and name files.
+            Some(0) | None => sum.or(self.bytes),
+            told => told,
+        }
+    }
+
     /// Product and job as people read them.
     pub fn title(&self) -> String {
         if self.job.is_empty() { self.product.clone() } else { format!("{} `{}`", self.product, self.job) }
@@ -158,6 +170,31 @@ mod tests {
             ("2026-11-21T16:42:10Z", Some(7))
         );
         assert!(plain.same_event(&marked) && plain.title() == "veeam `夜間`");
+    }
+
+    #[test]
+    fn a_size_that_is_not_told_is_not_a_size_of_zero() {
+        let told = |from: &str, to: &str| {
+            let text = GOOD.replace(r#""files":[{"name":"a.vbk","bytes":7}],"#, "").replace(from, to);
+            let result = JobResult::parse(text.as_bytes()).unwrap();
+            // Through the catalog and back it stays what it was.
+            let again = serde_json::to_vec(&result).unwrap();
+            assert_eq!(JobResult::parse(&again).unwrap(), result);
+            result.told_bytes()
+        };
+        assert_eq!(told(r#""bytes":7,"#, r#""bytes":7,"#), Some(7));
+        assert_eq!(told(r#""bytes":7,"#, ""), None);
+        assert_eq!(told(r#""bytes":7,"#, r#""bytes":null,"#), None);
+        assert_eq!(told(r#""bytes":7,"#, r#""bytes":0,"#), Some(0));
+        assert_eq!(told(r#""bytes":7,"#, r#""files":[{"name":"a"},{"name":"b"}],"#), None);
+        assert_eq!(
+            told(r#""bytes":7,"#, r#""bytes":0,"files":[{"name":"a","bytes":5},{"name":"b"}],"#),
+            Some(5)
+        );
+        assert_eq!(told(r#""bytes":7,"#, r#""files":[{"name":"a","bytes":0}],"#), Some(0));
+        for bad in [r#""bytes":-1,"#, r#""bytes":"7","#, r#""bytes":1.5,"#] {
+            assert!(JobResult::parse(GOOD.replace(r#""bytes":7,"#, bad).as_bytes()).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::PoisonError, time::Duration};
 
 use jiff::Timestamp;
 use kuramori_catalog::{Place, Point, Registered, Run, RunFilter, RunKind, RunState, Verdict};
-use kuramori_judge::{foreign::Recorded, schedule::Timetable};
+use kuramori_judge::{facts::RunFacts, foreign::Recorded, schedule::Timetable};
 use kuramori_model::{fault::chain, finding::Finding, foreign::JobState, ids::RunId, units::Bytes};
 use kuramori_source::config::ForeignConfig;
 
@@ -196,14 +196,16 @@ fn last_run(run: Run) -> LastRun {
 /// The newest word of another product.
 fn foreign(config: &ForeignConfig, records: &[Recorded]) -> Foreign {
     let newest = newest(records);
-    let good = kuramori_judge::foreign::taken(records).into_iter().rfind(|taken| taken.facts.bytes > 0);
+    // Without a size it may be good; with a size of 0 it is not.
+    let wrote = |facts: &RunFacts| facts.size_untold || facts.bytes > 0;
+    let good = kuramori_judge::foreign::taken(records).into_iter().rfind(|taken| wrote(&taken.facts));
     Foreign {
         product: config.product.as_str().to_owned(),
         job: newest.map(|record| record.result.job.clone()).unwrap_or_default(),
         state: newest.map(|record| record.result.state.as_str().to_owned()).unwrap_or_default(),
         received: newest.map(|record| record.received),
         good: good.map(|taken| taken.received),
-        bytes: Bytes(newest.map_or(0, |record| record.result.bytes)),
+        bytes: newest.and_then(|record| record.result.told_bytes()).map(Bytes),
         pulled: results::is_pulled(config),
     }
 }

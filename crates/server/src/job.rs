@@ -400,6 +400,7 @@ fn facts(
     };
     let facts = RunFacts {
         bytes: report.bytes,
+        size_untold: false,
         files: report.files,
         added: Some(committed.summary.data_added_packed),
         faults: report.fault_count,

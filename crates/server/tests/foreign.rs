@@ -142,6 +142,27 @@ async fn a_products_posted_results_are_seen_judged_and_alarmed_and_never_called_
             (seen["state"].as_str(), seen["last_run"]["error_code"].as_str()),
             (Some("failed"), Some("foreign.failed"))
         );
+
+        // Without a folder the script measures nothing and so tells no size; an empty folder is measured.
+        let bare = |more: &[&str]| {
+            let common =
+                ["post", "success", "--credentials", &theirs, "--system", "clinic", "--product", "veeam"];
+            let done = script(&[&common, more].concat());
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        };
+        let empty = || {
+            let alarms: Vec<Value> = client.post("/v1/judge", &json!({})).unwrap();
+            alarms.iter().any(|alarm| alarm["finding"]["code"] == "judge.empty")
+        };
+        bare(&["--job", "unmeasured"]);
+        until("the result", || (system(&client, "clinic")["foreign"]["job"] == "unmeasured").then_some(()));
+        assert_eq!(system(&client, "clinic")["foreign"]["bytes"], Value::Null);
+        assert_eq!((system(&client, "clinic")["state"].as_str(), empty()), (Some("ok"), false));
+        let nothing = temp.path().join("nothing");
+        fs_err::create_dir(&nothing).unwrap();
+        bare(&["--job", "empty", "--folder", &nothing.display().to_string()]);
+        until("the result", || (system(&client, "clinic")["foreign"]["job"] == "empty").then_some(()));
+        assert_eq!((&system(&client, "clinic")["foreign"]["bytes"], empty()), (&json!(0), true));
         drop(temp);
     })
     .await;
@@ -209,8 +230,7 @@ async fn results_come_by_mail_and_syslog_and_what_is_forged_or_unknown_is_never_
         let client = site.client();
         let add = |id: &str, product: &str, hear: Value| {
             let source = json!({ "kind": "foreign", "server": "127.0.0.1", "product": product, "hear": hear });
-            let expect = json!({ "min_bytes": 0, "min_files": 0 });
-            let _: Value = client.post("/v1/systems", &json!({ "id": id, "source": source, "expect": expect })).unwrap();
+            let _: Value = client.post("/v1/systems", &json!({ "id": id, "source": source })).unwrap();
         };
         let from = "veeam@hospital.example";
         add("ward", "veeam", json!([{ "by": "mail", "host": "127.0.0.1", "from": from, "job": "病棟 夜間" }]));
@@ -272,6 +292,18 @@ async fn results_come_by_mail_and_syslog_and_what_is_forged_or_unknown_is_never_
         };
         log(tcp, &["--tcp", "--rfc3164"], "The backup operation has finished successfully.");
         until("syslog", || (state("files") == "success").then_some(()));
+        // Syslog tells no size: that is not a size of zero. A mail that says 0 is.
+        assert_eq!((&system(&client, "files")["foreign"]["bytes"], system(&client, "files")["state"].as_str()), (&Value::Null, Some("ok")));
+        assert!(send(from, "[Success] Eye (1 objects)", "Backup size 0 B", false).status.success());
+        until("the empty one", || (system(&client, "eye")["foreign"]["bytes"] == 0).then_some(()));
+        let empty: Vec<String> = client
+            .post::<Vec<Value>>("/v1/judge", &json!({}))
+            .unwrap()
+            .iter()
+            .filter(|alarm| alarm["finding"]["code"] == "judge.empty")
+            .map(|alarm| alarm["finding"]["system"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(empty, ["eye"]);
         log(tcp, &["--tcp", "--rfc5424"], "'2026-11-22' に開始したバックアップ操作は失敗しました。");
         until("syslog", || (state("files") == "failed").then_some(()));
         // Anybody can put any address into a datagram: a success does not count, a failure is told.
@@ -283,7 +315,7 @@ async fn results_come_by_mail_and_syslog_and_what_is_forged_or_unknown_is_never_
         assert_eq!(state("meal"), "");
         log(udp, &["--udp", "--rfc3164"], "meal lunch broken: disk");
         until("the failure", || (state("meal") == "failed").then_some(()));
-        assert_eq!(events("foreign.result"), before + 3);
+        assert_eq!(events("foreign.result"), before + 4);
         drop(temp);
     })
     .await;

@@ -268,7 +268,7 @@ pub fn hear(system: &SystemId, product: Product, hears: &[Hear], said: &Said, no
         state,
         started: None,
         ended,
-        bytes: size(&said.body).unwrap_or(0),
+        bytes: size(&said.body),
         files: Vec::new(),
         message: clip(&head, KEPT),
     }))
@@ -366,6 +366,17 @@ mod tests {
         assert_eq!(state(Product::Arcserve, &mail, &said(By::Mail, two)).unwrap().0, JobState::Failed);
         assert_eq!(size(&said(By::Mail, "").body), Some(1_325_534_281_728));
         assert_eq!(size("Total size: 12 parsecs"), None);
+        let told = |by: By, body: &str| {
+            let said = Said { body: body.into(), ..said(by, "[Success] Ward nightly (3 objects)") };
+            let now = "2026-11-22T03:00:00Z".parse().unwrap();
+            match hear(&SystemId::new("ward").unwrap(), Product::Veeam, &[may(by)], &said, now) {
+                Heard::Result(result) => result.told_bytes(),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(By::Mail, "Backup size 0 B"), Some(0), "said to be empty");
+        assert_eq!(told(By::Mail, "all is well"), None, "not told");
+        assert_eq!(told(By::SyslogTcp, ""), None);
     }
 
     #[test]

@@ -183,7 +183,7 @@ fn the_post_job_scripts_result_file_vouches_for_sizes_and_its_failure_is_the_run
     assert_eq!(digests(&folder), digests(&sink.root));
     let seen = origin(&report);
     let said = seen.result.unwrap();
-    assert_eq!((said.state, said.bytes, said.files.len()), (JobState::Success, 100_005, 2));
+    assert_eq!((said.state, said.bytes, said.files.len()), (JobState::Success, Some(100_005), 2));
     assert_eq!(said.job, "夜間 \"フル\"");
     assert_eq!(seen.share.marker.unwrap().named, Some(2));
 

@@ -133,8 +133,8 @@ pub struct Foreign {
     pub received: Option<Timestamp>,
     /// When the newest good result came, by our clock.
     pub good: Option<Timestamp>,
-    /// What the product says it wrote.
-    pub bytes: Bytes,
+    /// What the product says it wrote; none if it does not tell.
+    pub bytes: Option<Bytes>,
     /// Whether its folder becomes restore points of ours. Without that nothing can be restored from here.
     pub pulled: bool,
 }
