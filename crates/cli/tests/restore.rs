@@ -3,6 +3,8 @@
 
 #[path = "support/database.rs"]
 mod database;
+#[path = "restore/dwell.rs"]
+mod dwell;
 #[path = "restore/studies.rs"]
 mod studies;
 mod support;

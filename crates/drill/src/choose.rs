@@ -4,8 +4,13 @@
 //! counts for the primary's copy of the same snapshot too, and the worst word of all places wins. A point
 //! that nobody inspected is taken only where no clean one exists, and the choice says so. Every newer point
 //! that is passed over is named with its reason: people must see what they give up.
+//!
+//! **Behind a bad point nothing is trusted but what was inspected and found clean.** Somebody who poisons
+//! slowly is found late, and then a later inspection says of earlier points that they are bad, although they
+//! were found clean when they came. So the choice steps back before the first bad point by itself, and says
+//! which one that is, that the verdict came later, and how many hours of work this costs ([`StepBack`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use kuramori_judge::retention::Verdict;
@@ -39,6 +44,9 @@ pub struct Candidate {
     pub complete: bool,
     /// What inspection found there.
     pub verdict: Verdict,
+    /// It was found clean when it came; a later inspection found that it was bad already.
+    #[serde(default)]
+    pub later: bool,
     /// When a drill last brought it up.
     pub drilled: Option<Timestamp>,
     /// Whether its repository was looked at and does not have it any more.
@@ -101,6 +109,30 @@ pub enum Against {
     TooLate,
     /// The catalog knows it, but its repository does not have it any more.
     Gone,
+    /// Found clean when it came; a later inspection found that it was poisoned already.
+    FoundLater,
+    /// Not inspected, and received behind one that is bad.
+    BehindBad,
+}
+
+/// How far the choice had to go back because newer points are bad.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepBack {
+    /// The first bad point behind the chosen one: the trouble is in it.
+    pub first_bad: Sequence,
+    /// Whose number and time that is.
+    pub copy: Copy,
+    /// When it was received.
+    pub first_bad_received: Timestamp,
+    /// Bad points behind the chosen one.
+    pub bad: u64,
+    /// Of these, found clean when they came and bad only by a later inspection.
+    pub found_later: u64,
+    /// The newest point that there is, whatever its state: what was entered between the chosen one and it is
+    /// given up.
+    pub newest_received: Timestamp,
+    /// Seconds between the two.
+    pub lost_s: u64,
 }
 
 /// A newer point that was passed over.
@@ -127,6 +159,9 @@ pub struct Choice {
     pub why: Vec<Why>,
     /// Newer ones that were not taken, newest first.
     pub passed_over: Vec<PassedOver>,
+    /// How far it went back, if newer points are bad.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step_back: Option<StepBack>,
     /// The reason that a person gave.
     pub reason: Option<String>,
 }
@@ -149,6 +184,71 @@ pub(crate) fn verdicts(candidates: &[Candidate]) -> BTreeMap<&str, Verdict> {
     worst
 }
 
+/// When each content was first received, by whichever receiver had it first: a vault receives the same later.
+fn first_received(candidates: &[Candidate]) -> BTreeMap<&str, Timestamp> {
+    let mut first: BTreeMap<&str, Timestamp> = BTreeMap::new();
+    for candidate in candidates {
+        let slot = first.entry(&candidate.snapshot).or_insert(candidate.received);
+        *slot = candidate.received.min(*slot);
+    }
+    first
+}
+
+/// The snapshots that nobody inspected and that lie behind a bad one in either receiver's order, with no clean
+/// one in between: what poisoned that one may be in them.
+pub(crate) fn behind_bad(candidates: &[Candidate]) -> BTreeSet<&str> {
+    let verdicts = verdicts(candidates);
+    let mut behind = BTreeSet::new();
+    for copy in [Copy::Primary, Copy::Vault] {
+        let mut points: Vec<&Candidate> = candidates.iter().filter(|point| point.copy == copy).collect();
+        points.sort_by_key(|point| point.sequence);
+        let mut bad = false;
+        for point in points {
+            match verdicts.get(point.snapshot.as_str()).copied().unwrap_or(Verdict::Unknown) {
+                Verdict::Suspect | Verdict::Corrupt => bad = true,
+                Verdict::Clean => bad = false,
+                Verdict::Unknown if bad => {
+                    behind.insert(point.snapshot.as_str());
+                }
+                Verdict::Unknown => {}
+            }
+        }
+    }
+    behind
+}
+
+/// What the step back costs; none if no bad point lies behind the chosen one.
+fn step_back(candidates: &[Candidate], point: &Candidate) -> Option<StepBack> {
+    let verdicts = verdicts(candidates);
+    // The primary received everything first: its times say best what was entered when.
+    let copy = [Copy::Primary, point.copy]
+        .into_iter()
+        .find(|copy| candidates.iter().any(|one| one.copy == *copy && one.snapshot == point.snapshot))?;
+    let own = candidates.iter().find(|one| one.copy == copy && one.snapshot == point.snapshot)?;
+    let mut behind: Vec<&Candidate> =
+        candidates.iter().filter(|one| one.copy == copy && one.sequence > own.sequence).collect();
+    behind.sort_by_key(|one| one.sequence);
+    let later: BTreeSet<&str> =
+        candidates.iter().filter(|one| one.later).map(|one| one.snapshot.as_str()).collect();
+    let bad: Vec<&&Candidate> = behind
+        .iter()
+        .filter(|one| {
+            matches!(verdicts.get(one.snapshot.as_str()), Some(Verdict::Suspect | Verdict::Corrupt))
+        })
+        .collect();
+    let (first, newest) = (bad.first()?, behind.iter().map(|one| one.received).max()?);
+    let lost = newest.duration_since(own.received).as_secs();
+    Some(StepBack {
+        first_bad: first.sequence,
+        copy,
+        first_bad_received: first.received,
+        bad: bad.len() as u64,
+        found_later: bad.iter().filter(|one| later.contains(one.snapshot.as_str())).count() as u64,
+        newest_received: newest,
+        lost_s: u64::try_from(lost).unwrap_or(0),
+    })
+}
+
 /// Chooses among all points of a system.
 ///
 /// # Errors
@@ -158,6 +258,7 @@ pub fn choose(system: &str, candidates: &[Candidate], wish: &Wish) -> Result<Cho
     let verdict = |candidate: &Candidate| {
         verdicts.get(candidate.snapshot.as_str()).copied().unwrap_or(Verdict::Unknown)
     };
+    let behind = behind_bad(candidates);
     let reason = wish.reason.as_deref().map(str::trim).filter(|reason| !reason.is_empty()).map(str::to_owned);
     let fits = |candidate: &&Candidate| wish.copy.is_none_or(|copy| copy == candidate.copy);
     let none = |why: &str| DrillError::NoPoint { system: system.to_owned(), why: why.to_owned() };
@@ -170,6 +271,7 @@ pub fn choose(system: &str, candidates: &[Candidate], wish: &Wish) -> Result<Cho
             .ok_or_else(|| none(&format!("{sequence} is not there")))?;
         let found = verdict(point);
         let state = match found {
+            Verdict::Unknown if behind.contains(point.snapshot.as_str()) => Some("behind a bad one"),
             Verdict::Suspect => Some("suspect"),
             Verdict::Corrupt => Some("corrupt"),
             _ if !point.complete => Some("incomplete"),
@@ -188,7 +290,8 @@ pub fn choose(system: &str, candidates: &[Candidate], wish: &Wish) -> Result<Cho
             point: point.clone(),
             verdict: found,
             why,
-            passed_over: newer(candidates.iter().filter(fits), point, &verdict, wish, None),
+            passed_over: newer(candidates, &behind, point, &verdict, wish, None),
+            step_back: step_back(candidates, point),
             reason,
         });
     }
@@ -198,16 +301,20 @@ pub fn choose(system: &str, candidates: &[Candidate], wish: &Wish) -> Result<Cho
             && !candidate.gone
             && candidate.complete
             && !matches!(verdict(candidate), Verdict::Suspect | Verdict::Corrupt)
+            && !behind.contains(candidate.snapshot.as_str())
             && wish.before.is_none_or(|before| candidate.received < before)
     };
-    // Newest by when it was received; the nearest copy where both have it.
-    let order = |candidate: &&Candidate| (candidate.received, std::cmp::Reverse(candidate.copy));
+    // Newest by when it was first received; the nearest copy where both have it.
+    let first = first_received(candidates);
+    let order = |candidate: &&Candidate| {
+        (first.get(candidate.snapshot.as_str()).copied(), std::cmp::Reverse(candidate.copy))
+    };
     let clean = candidates
         .iter()
         .filter(usable)
         .filter(|candidate| verdict(candidate) == Verdict::Clean)
         .max_by_key(order);
-    let (point, first) = match clean {
+    let (point, reason_first) = match clean {
         Some(clean) => (clean, Why::NewestClean),
         None => (
             candidates
@@ -225,7 +332,7 @@ pub fn choose(system: &str, candidates: &[Candidate], wish: &Wish) -> Result<Cho
         .filter(|candidate| candidate.snapshot == point.snapshot)
         .min_by_key(|candidate| candidate.copy)
         .unwrap_or(point);
-    let mut why = vec![first];
+    let mut why = vec![reason_first];
     if wish.before.is_some() {
         why.push(Why::BeforeTime);
     }
@@ -235,21 +342,29 @@ pub fn choose(system: &str, candidates: &[Candidate], wish: &Wish) -> Result<Cho
         point: nearest.clone(),
         verdict: verdict(nearest),
         why,
-        passed_over: newer(candidates.iter().filter(fits), nearest, &verdict, wish, at_least),
+        passed_over: newer(candidates, &behind, nearest, &verdict, wish, at_least),
+        step_back: step_back(candidates, nearest),
         reason,
     })
 }
 
 /// The newer ones, each content once, and why not.
-fn newer<'a>(
-    candidates: impl Iterator<Item = &'a Candidate>,
+fn newer(
+    candidates: &[Candidate],
+    behind: &BTreeSet<&str>,
     point: &Candidate,
     verdict: &dyn Fn(&Candidate) -> Verdict,
     wish: &Wish,
     at_least: Option<Verdict>,
 ) -> Vec<PassedOver> {
+    let later: BTreeSet<&str> =
+        candidates.iter().filter(|one| one.later).map(|one| one.snapshot.as_str()).collect();
+    let first = first_received(candidates);
+    let first = |candidate: &Candidate| first.get(candidate.snapshot.as_str()).copied();
     let mut newer: Vec<&Candidate> = candidates
-        .filter(|candidate| candidate.received > point.received && candidate.snapshot != point.snapshot)
+        .iter()
+        .filter(|candidate| wish.copy.is_none_or(|copy| copy == candidate.copy))
+        .filter(|candidate| first(candidate) > first(point) && candidate.snapshot != point.snapshot)
         .collect();
     newer.sort_by_key(|candidate| (std::cmp::Reverse(candidate.received), candidate.copy));
     let mut seen = std::collections::BTreeSet::new();
@@ -258,8 +373,10 @@ fn newer<'a>(
         .filter(|candidate| seen.insert(candidate.snapshot.as_str()))
         .filter_map(|candidate| {
             let against = match verdict(candidate) {
+                Verdict::Suspect if later.contains(candidate.snapshot.as_str()) => Against::FoundLater,
                 Verdict::Suspect => Against::Suspect,
                 Verdict::Corrupt => Against::Corrupt,
+                _ if behind.contains(candidate.snapshot.as_str()) => Against::BehindBad,
                 _ if candidate.gone => Against::Gone,
                 _ if !candidate.complete => Against::Incomplete,
                 _ if wish.before.is_some_and(|before| candidate.received >= before) => Against::TooLate,
@@ -293,6 +410,7 @@ mod tests {
             snapshot: snapshot.to_owned(),
             complete: true,
             verdict,
+            later: false,
             drilled: None,
             gone: false,
             bytes: 1,
@@ -317,7 +435,7 @@ mod tests {
         assert_eq!(choice.verdict, Clean);
         assert_eq!(choice.why, [Why::NewestClean, Why::PrimaryIsNearest]);
         let over: Vec<_> = choice.passed_over.iter().map(|p| (p.sequence.0, p.against)).collect();
-        assert_eq!(over, [(4, Against::NotInspected), (3, Against::Suspect)]);
+        assert_eq!(over, [(4, Against::BehindBad), (3, Against::Suspect)]);
         // The primary is destroyed: the vault's copy of the same content.
         all.retain(|candidate| candidate.copy == Copy::Vault);
         let choice = choose("billing", &all, &Wish::default()).unwrap();
@@ -339,6 +457,83 @@ mod tests {
         let choice = choose("billing", &all, &wish).unwrap();
         assert_eq!(choice.point.sequence, Sequence(1));
         assert_eq!(choice.passed_over[1].against, Against::TooLate);
+    }
+
+    #[test]
+    fn the_choice_steps_back_before_the_first_bad_point_also_where_it_was_found_later() {
+        use Verdict::{Clean, Suspect, Unknown};
+        // One point an hour. The vault took every second one; 4 to 8 were found clean until 10 was inspected.
+        let mut all: Vec<Candidate> = (1..=12)
+            .map(|n| point(Copy::Primary, n, 60 * i64::try_from(n).unwrap(), &n.to_string(), Unknown))
+            .collect();
+        for (number, snapshot) in (1_u64..).zip(["2", "4", "6", "8", "10"]) {
+            let mut at = point(Copy::Vault, number, 2000 + i64::try_from(number).unwrap(), snapshot, Clean);
+            (at.verdict, at.later) = match snapshot {
+                "2" => (Clean, false),
+                "10" => (Suspect, false),
+                _ => (Suspect, true),
+            };
+            all.push(at);
+        }
+        let choice = choose("billing", &all, &Wish::default()).unwrap();
+        assert_eq!((choice.point.copy, choice.point.sequence), (Copy::Primary, Sequence(2)));
+        let back = choice.step_back.clone().unwrap();
+        assert_eq!(
+            (back.copy, back.first_bad, back.first_bad_received),
+            (Copy::Primary, Sequence(4), at(240))
+        );
+        assert_eq!((back.bad, back.found_later, back.lost_s), (4, 3, 10 * 3600));
+        let against = |sequence: u64| {
+            let over = choice
+                .passed_over
+                .iter()
+                .find(|over| over.sequence == Sequence(sequence) && over.copy == Copy::Primary);
+            over.map(|over| over.against)
+        };
+        let vault: Vec<_> = choice.passed_over.iter().filter(|over| over.copy == Copy::Vault).collect();
+        assert!(vault.iter().any(|over| over.against == Against::FoundLater), "{vault:?}");
+        assert_eq!((against(11), against(3)), (Some(Against::BehindBad), Some(Against::NotInspected)));
+
+        // Without any clean one: the last before the first bad one, never one behind it.
+        for one in &mut all {
+            if one.verdict == Clean {
+                one.verdict = Unknown;
+            }
+        }
+        let choice = choose("billing", &all, &Wish::default()).unwrap();
+        assert_eq!((choice.point.sequence, choice.why[0]), (Sequence(3), Why::NewestNotInspected));
+        assert_eq!(choice.step_back.unwrap().lost_s, 9 * 3600);
+        let wish = Wish { point: Some(Sequence(11)), ..Wish::default() };
+        let refused = choose("billing", &all, &wish).unwrap_err();
+        assert!(matches!(refused, DrillError::NeedsReason { sequence: 11, .. }), "{refused}");
+        let wish = Wish { reason: Some("only this one has the orders".to_owned()), ..wish };
+        assert!(choose("billing", &all, &wish).unwrap().why.contains(&Why::ForAReason));
+
+        // The primary's old generations are deleted: the vault's copy of the same content.
+        for one in all.iter_mut().filter(|one| one.copy == Copy::Primary && one.sequence.0 < 9) {
+            one.gone = true;
+        }
+        all.iter_mut().find(|one| one.copy == Copy::Vault).unwrap().verdict = Clean;
+        let choice = choose("billing", &all, &Wish::default()).unwrap();
+        assert_eq!((choice.point.copy, choice.point.snapshot.as_str()), (Copy::Vault, "2"));
+        assert_eq!(choice.step_back.unwrap().lost_s, 10 * 3600, "by the primary's times");
+    }
+
+    #[test]
+    fn what_was_found_clean_behind_a_bad_point_is_trusted_again() {
+        use Verdict::{Clean, Suspect, Unknown};
+        let all: Vec<Candidate> = [Clean, Suspect, Clean, Unknown]
+            .into_iter()
+            .zip(1..)
+            .map(|(verdict, n)| {
+                let minute = i64::try_from(n).unwrap();
+                point(Copy::Primary, n, minute, &n.to_string(), verdict)
+            })
+            .collect();
+        let choice = choose("billing", &all, &Wish::default()).unwrap();
+        assert_eq!((choice.point.sequence, choice.step_back), (Sequence(3), None));
+        let wish = Wish { point: Some(Sequence(4)), ..Wish::default() };
+        assert!(choose("billing", &all, &wish).is_ok());
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub enum DrillError {
     NeedsReason {
         /// The receiver's number.
         sequence: u64,
-        /// `suspect`, `corrupt` or `incomplete`.
+        /// `suspect`, `corrupt`, `incomplete` or `behind a bad one`.
         state: &'static str,
     },
     /// The copy that was chosen is not here.

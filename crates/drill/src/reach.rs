@@ -12,7 +12,7 @@ use kuramori_repo::{
 
 use crate::{
     DrillError, Result,
-    choose::{Candidate, Choice, Copy, Why, Wish, choose, verdicts},
+    choose::{Candidate, Choice, Copy, Why, Wish, behind_bad, choose, verdicts},
     plan::{root, snapshot_id, subpath},
     profile::Profile,
 };
@@ -61,11 +61,14 @@ pub(crate) fn known<'a, T>(
     mut index: impl FnMut(&str) -> Result<Option<T>>,
 ) -> Result<Vec<(&'a Candidate, T)>> {
     let worst = verdicts(asked.candidates);
+    let behind = behind_bad(asked.candidates);
     let mut known = Vec::new();
     for candidate in asked.candidates {
         let named = asked.wish.point == Some(candidate.sequence);
         let verdict = worst.get(candidate.snapshot.as_str()).copied().unwrap_or(Verdict::Unknown);
-        let trusted = candidate.complete && !matches!(verdict, Verdict::Suspect | Verdict::Corrupt);
+        let trusted = candidate.complete
+            && !matches!(verdict, Verdict::Suspect | Verdict::Corrupt)
+            && !behind.contains(candidate.snapshot.as_str());
         // A named one that is not trusted is refused by `best`, with its reason.
         if candidate.copy == asked.copy
             && !candidate.gone

@@ -408,6 +408,7 @@ mod tests {
             snapshot: snapshot.to_owned(),
             complete: true,
             verdict: Verdict::Clean,
+            later: false,
             drilled: None,
             gone: false,
             bytes: 1 << 30,
@@ -418,6 +419,7 @@ mod tests {
             verdict: Verdict::Clean,
             why: vec![Why::NewestClean],
             passed_over: Vec::new(),
+            step_back: None,
             reason: None,
         }
     }

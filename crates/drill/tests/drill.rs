@@ -66,6 +66,7 @@ impl Bench {
                 snapshot: done.id.to_string(),
                 complete: true,
                 verdict: Verdict::Unknown,
+                later: false,
                 drilled: None,
                 gone: false,
                 bytes: 0,
@@ -74,6 +75,7 @@ impl Bench {
             verdict: Verdict::Unknown,
             why: vec![Why::NewestNotInspected],
             passed_over: Vec::new(),
+            step_back: None,
             reason: None,
         }
     }

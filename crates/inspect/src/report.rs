@@ -139,6 +139,14 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether an earlier point, found clean when it came, is bad by what was found now: tampering that began
+    /// at it or before it. Damage without tampering says nothing about earlier points.
+    pub fn condemns(&self, earlier: u64) -> bool {
+        self.verdict == Some(Verdict::Suspect)
+            && earlier < self.point
+            && self.first_bad.is_some_and(|first| first <= earlier)
+    }
+
     /// Whether a rule decides this verdict.
     pub fn decided_by(&self, rule: Rule) -> bool {
         self.hits.iter().any(|hit| hit.rule == rule && hit.decides)

@@ -92,6 +92,14 @@ pub struct Ended {
     pub error: Option<String>,
 }
 
+/// The catalog's name for the snapshots that were clean until a later inspection found otherwise.
+fn condemned_name(id: &SystemId) -> String {
+    format!("restores/condemned/{id}")
+}
+
+/// Most snapshots that are remembered so for one system.
+const CONDEMNED: usize = 1000;
+
 fn profile_name(id: &SystemId) -> String {
     format!("recovery/{id}")
 }
@@ -107,6 +115,7 @@ fn candidate(point: Point) -> Candidate {
         snapshot: point.snapshot,
         complete: point.complete,
         verdict: point.verdict,
+        later: false,
         drilled: point.drilled,
         gone: false,
         bytes: point.bytes,
@@ -119,7 +128,23 @@ impl App {
     pub async fn candidates(&self, id: &SystemId) -> Result<Vec<Candidate>> {
         let mut all = self.catalog.points(id, Place::Primary).await?;
         all.extend(self.catalog.points(id, Place::Vault).await?);
-        Ok(all.into_iter().map(candidate).collect())
+        let mut all: Vec<Candidate> = all.into_iter().map(candidate).collect();
+        if let Some(later) = self.catalog.setting::<Vec<String>>(&condemned_name(id)).await? {
+            for candidate in &mut all {
+                candidate.later = later.contains(&candidate.snapshot);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Remembers which snapshots were found clean before they were found suspect.
+    pub(crate) async fn remember_condemned(&self, id: &SystemId, snapshots: Vec<String>) -> Result<()> {
+        let name = condemned_name(id);
+        let mut all: Vec<String> = self.catalog.setting(&name).await?.unwrap_or_default();
+        all.retain(|known| !snapshots.contains(known));
+        all.extend(snapshots);
+        let old = all.len().saturating_sub(CONDEMNED);
+        Ok(self.catalog.set_setting(&name, &all.split_off(old)).await?)
     }
 
     /// A system's recovery profile; the default if none was written.
@@ -171,6 +196,7 @@ impl App {
             "snapshot": choice.point.snapshot,
             "verdict": choice.verdict,
             "why": choice.why,
+            "step_back": choice.step_back,
             "reason": choice.reason,
             "target": purpose.target,
             "part": purpose.part,

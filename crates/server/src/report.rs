@@ -38,6 +38,16 @@ struct ReportedRepository {
     name: String,
     #[serde(default)]
     newest: Vec<ReportedPoint>,
+    /// What must not be trusted, as runs of the vault's numbers; an older vault names none.
+    #[serde(default)]
+    bad: Vec<ReportedBad>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct ReportedBad {
+    from: Sequence,
+    until: Sequence,
+    verdict: Verdict,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -146,6 +156,8 @@ async fn take(app: &App, body: &Body, whole: serde_json::Value, key: &str) -> Re
         if app.catalog.system(&system).await.is_err() {
             continue;
         }
+        // First: what is recorded below would hide that a point was clean before.
+        condemn(app, &body.vault, &system, &repository.bad).await?;
         let ours = app.catalog.points(&system, Place::Primary).await?;
         for point in &repository.newest {
             let facts = ours.iter().find(|other| other.snapshot == point.snapshot);
@@ -180,6 +192,33 @@ async fn take(app: &App, body: &Body, whole: serde_json::Value, key: &str) -> Re
     let data = serde_json::json!({ "vault": body.vault, "number": report.number });
     app.event("vault", "report.received", None, &data).await?;
     app.work.notify_one();
+    Ok(())
+}
+
+/// Takes over what a later inspection at the vault found about earlier points: a word of it only gets worse.
+/// Which of them were clean before is kept, since a restore has to say so.
+async fn condemn(app: &App, vault: &str, system: &SystemId, bad: &[ReportedBad]) -> Result<()> {
+    let mut later = Vec::new();
+    for point in app.catalog.points(system, Place::Vault).await? {
+        let run = bad.iter().find(|run| (run.from..=run.until).contains(&point.sequence));
+        let Some(verdict) = run.map(|run| run.verdict) else { continue };
+        let worse = match verdict {
+            Verdict::Suspect => point.verdict != Verdict::Suspect,
+            Verdict::Corrupt => matches!(point.verdict, Verdict::Unknown | Verdict::Clean),
+            Verdict::Unknown | Verdict::Clean => false,
+        };
+        if worse {
+            app.catalog.set_verdict(Place::Vault, point.sequence, verdict).await?;
+            if point.verdict == Verdict::Clean {
+                later.push(point.snapshot);
+            }
+        }
+    }
+    if !later.is_empty() {
+        let data = serde_json::json!({ "vault": vault, "snapshots": later });
+        app.remember_condemned(system, later).await?;
+        app.event("vault", "points.condemned", Some(system), &data).await?;
+    }
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use kuramori_judge::retention::Verdict;
 use kuramori_model::{
     fault::chain,
     finding::{Finding, Severity},
+    ids::Sequence,
     lock::{Kind, Mark, Name},
 };
 use kuramori_repo::{
@@ -50,6 +51,9 @@ impl Vault {
                 // At once: what follows must already find the alarm.
                 let now = self.register.tick(&*self.clock)?;
                 self.settle(&[], findings, &now)?;
+                if let Some(locks) = self.folder.locks() {
+                    self.mark_condemned(name, locks, &judged.condemned, findings)?;
+                }
                 if !judged.points.is_empty() {
                     self.note("vault.inspected", &judged)?;
                     work.judged.push(judged);
@@ -67,6 +71,27 @@ impl Vault {
             }
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Tells the lock which of the points that it knows as clean are suspect by now.
+    fn mark_condemned(
+        &self,
+        name: &str,
+        locks: &Locks,
+        condemned: &[Sequence],
+        findings: &mut Vec<Finding>,
+    ) -> Result<()> {
+        if condemned.is_empty() {
+            return Ok(());
+        }
+        for point in self.register.points(Some(name))? {
+            if condemned.contains(&point.sequence)
+                && let Err(error) = locks.mark(name, point.snapshot, Mark::Suspect)
+            {
+                findings.push(failed("vault.lock-failed", name, &error));
+            }
+        }
+        Ok(())
     }
 
     /// Locks what each new point needs, then the point itself, and tells the lock its verdict.

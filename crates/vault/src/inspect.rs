@@ -3,7 +3,9 @@
 //! What is normal for a system is kept in `state/inspect/<repository>.json`, each report in
 //! `state/inspect/<repository>-<sequence>.json`. **Order that survives a kill:** the report and the profile
 //! are durable before the register has the verdict; what a kill leaves is inspected once more. A point that is
-//! suspect raises an alarm. Until a person has looked at it, nothing of its system is removed; and it is not
+//! suspect raises an alarm. Where it shows that the tampering began in earlier points, which were found clean
+//! when they came, these are suspect too, and from then on nothing is compared with them; they are marked
+//! before the new point is, so that a kill in between repeats the inspection and leaves none of them clean. Until a person has looked at it, nothing of its system is removed; and it is not
 //! sent to a receiver without a stated reason.
 
 use std::{io::Write, path::PathBuf, sync::Arc};
@@ -39,6 +41,9 @@ pub struct Judged {
     pub repository: String,
     /// Each new point with its verdict.
     pub points: Vec<(Sequence, Verdict)>,
+    /// Earlier points that were found clean when they came and are suspect by what a newer one showed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub condemned: Vec<Sequence>,
     /// Points for which the byte budget did not suffice.
     pub unfinished: Vec<Sequence>,
     /// Bytes read.
@@ -116,6 +121,14 @@ impl Inspector<'_> {
                 &serde_json::to_vec(&report).unwrap_or_default(),
             )?;
             self.store(&format!("{name}.json"), profile.to_json().as_bytes())?;
+            for earlier in complete[..index]
+                .iter_mut()
+                .filter(|point| point.verdict == Verdict::Clean && report.condemns(point.sequence.0))
+            {
+                self.register.judged(earlier.sequence, Verdict::Suspect, &*self.clock)?;
+                earlier.verdict = Verdict::Suspect;
+                judged.condemned.push(earlier.sequence);
+            }
             self.register.judged(sequence, verdict, &*self.clock)?;
             complete[index].verdict = verdict;
             judged.points.push((sequence, verdict));

@@ -8,6 +8,8 @@
 use std::io::Cursor;
 
 use kuramori_audit::Verifier;
+use kuramori_judge::retention::Verdict;
+use kuramori_model::ids::Sequence;
 use kuramori_repo::store::{FileId, FileKind};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -71,6 +73,43 @@ pub struct RepositoryReport {
     pub incomplete: usize,
     /// The newest complete ones, newest first.
     pub newest: Vec<crate::register::Point>,
+    /// Every complete point that must not be trusted, as runs of neighbours, oldest first: also those that
+    /// were found clean when they came. At most [`RUNS`].
+    pub bad: Vec<BadRun>,
+}
+
+/// Runs of bad points that a report names for one repository.
+pub const RUNS: usize = 50;
+
+/// Neighbouring points of one repository with the same bad verdict.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BadRun {
+    /// The first of them.
+    pub from: Sequence,
+    /// The last of them.
+    pub until: Sequence,
+    /// Suspect or corrupt.
+    pub verdict: Verdict,
+}
+
+/// The runs of bad points; the newest ones if there are too many. `points` in the vault's order.
+fn bad_runs(points: &[crate::register::Point]) -> Vec<BadRun> {
+    let mut runs: Vec<BadRun> = Vec::new();
+    let mut open = false;
+    for point in points {
+        let (from, verdict) = (point.sequence, point.verdict);
+        if !matches!(verdict, Verdict::Suspect | Verdict::Corrupt) {
+            open = false;
+            continue;
+        }
+        match runs.last_mut().filter(|run| open && run.verdict == verdict && run.until < from) {
+            Some(run) => run.until = from,
+            None => runs.push(BadRun { from, until: from, verdict }),
+        }
+        open = true;
+    }
+    runs.drain(..runs.len().saturating_sub(RUNS));
+    runs
 }
 
 /// A report under its signature.
@@ -133,8 +172,9 @@ impl Vault {
             let incomplete = points.iter().filter(|point| point.state == PointState::Incomplete).count();
             points.retain(|point| point.state == PointState::Complete);
             let complete = points.len();
+            let bad = bad_runs(&points);
             let newest = points.into_iter().rev().take(5).collect();
-            repositories.push(RepositoryReport { row, complete, incomplete, newest });
+            repositories.push(RepositoryReport { row, complete, incomplete, newest, bad });
         }
         let witness = self.carried()?;
         Ok(Report {

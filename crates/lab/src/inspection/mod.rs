@@ -6,12 +6,14 @@
 //! other seeds.
 
 mod bench;
+mod dwell;
 mod figures;
 mod paper;
 mod rig;
 mod source;
 
 pub use bench::{Amount, measure};
+pub use dwell::{Counts, DwellEvidence, Dwellings, dwell};
 pub use figures::{Evidence, Rate};
 pub use paper::{english, japanese};
 pub use rig::Rig;

@@ -301,7 +301,10 @@ impl Vault {
                 if let Some(clean) = clean {
                     return Ok((vec![clean], Why::NewestClean, left_out));
                 }
-                let (point, left_out) = newest(&points, |point| !bad(point));
+                // Nobody found any clean: what came after the first bad one is not trusted either.
+                let first_bad = points.iter().find(|point| bad(point)).map(|point| point.sequence);
+                let before = |point: &Point| first_bad.is_none_or(|first| point.sequence < first);
+                let (point, left_out) = newest(&points, before);
                 Ok((
                     vec![point.ok_or_else(|| none("that is not suspect"))?],
                     Why::NewestNotInspected,

@@ -1,14 +1,14 @@
 //! What a person sees of a restore: the plan before, and what was done after.
 
 use kuramori_drill::{
-    choose::{Against, Choice, Copy, Why},
+    choose::{Against, Choice, Copy, StepBack, Why},
     plan::Plan,
     restore::Done,
     target::Standing,
 };
 use kuramori_judge::retention::Verdict;
 use kuramori_model::{fault::Exit, units::Bytes};
-use kuramori_report::span;
+use kuramori_report::{Language, span};
 use serde_json::json;
 
 use crate::ui::Ui;
@@ -64,7 +64,7 @@ pub(super) fn report(done: &Done, ui: &Ui) -> Exit {
 /// The plan, line by line.
 pub(super) fn show(plan: &Plan, ui: &Ui) {
     let language = ui.report_language();
-    let Choice { point, verdict, why, passed_over, reason } = &plan.choice;
+    let Choice { point, verdict, why, passed_over, step_back, reason } = &plan.choice;
     let moment = plan.moment.as_ref();
     let place = |copy: Copy| match copy {
         Copy::Primary => ui.pick("一次バックアップ", "primary"),
@@ -87,6 +87,9 @@ pub(super) fn show(plan: &Plan, ui: &Ui) {
     row("状態", "state", state.to_owned());
     let reasons: Vec<&str> = why.iter().map(|why| self::why(*why, ui)).collect();
     row("選んだ理由", "why this one", reasons.join(ui.pick("、", ", ")));
+    if let Some(back) = step_back {
+        stepped_back(back, ui);
+    }
     if let Some(reason) = reason {
         row("使用の理由", "reason given", reason.clone());
     }
@@ -166,6 +169,39 @@ pub(super) fn show(plan: &Plan, ui: &Ui) {
     row("所要時間の見込み / 目標", "expected time / target", format!("{expected} / {rto}"));
 }
 
+/// Why newer points are left aside, and what that costs, in plain words.
+fn stepped_back(back: &StepBack, ui: &Ui) {
+    let (first, at, bad, later) = (back.first_bad, back.first_bad_received, back.bad, back.found_later);
+    let (text, more) = match ui.report_language() {
+        Language::Ja => (
+            format!(
+                "{first}({at})から汚染または破損しているため、その前の復元点まで戻ります(使えない新しい復元点 {bad} 件)"
+            ),
+            format!("。うち {later} 件は取得した時点の検査では清浄とされ、後の検査で汚染と分かりました"),
+        ),
+        Language::En => (
+            format!(
+                "from {first} ({at}) on the data is poisoned or damaged, so this is the last one before it ({bad} \
+                 newer ones are bad)"
+            ),
+            format!(
+                "; {later} of them were found clean when they came, and a later inspection found otherwise"
+            ),
+        ),
+    };
+    let more = if later > 0 { more.as_str() } else { "" };
+    ui.line(format!("{}: {text}{more}", ui.pick("ここまで戻る理由", "why so far back")));
+    let hours = back.lost_s as f64 / 3600.0;
+    let newest = back.newest_received;
+    let lost = match ui.report_language() {
+        Language::Ja => format!("{hours:.1} 時間分の入力(この復元点から最新の復元点 {newest} まで)"),
+        Language::En => {
+            format!("{hours:.1} hours of work (from this point to the newest one, {newest})")
+        }
+    };
+    ui.line(format!("{}: {lost}", ui.pick("失われるもの", "what is lost by it")));
+}
+
 fn why(why: Why, ui: &Ui) -> &'static str {
     let (ja, en) = match why {
         Why::AskedFor => ("指定された復元点", "it was asked for"),
@@ -191,6 +227,13 @@ fn against(against: Against, ui: &Ui) -> &'static str {
         Against::Corrupt => ("破損", "corrupt"),
         Against::NotInspected => ("検査なし", "not inspected"),
         Against::TooLate => ("指定時刻より後", "received after the given time"),
+        Against::FoundLater => (
+            "取得時は清浄とされたが、後の検査で汚染と判明",
+            "found clean when it came, found poisoned by a later inspection",
+        ),
+        Against::BehindBad => {
+            ("汚染された復元点より後で、検査なし", "not inspected, and behind one that is bad")
+        }
         Against::Gone => ("リポジトリから失われている", "its repository does not have it any more"),
     };
     pick(ui, ja, en)
