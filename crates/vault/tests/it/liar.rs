@@ -15,7 +15,7 @@ use kuramori_model::clock::{Clock, SystemClock, SystemRandom};
 use kuramori_serve::tls;
 use kuramori_vault::config::Limits;
 
-use crate::world::{World, alarms, pull, tree};
+use crate::world::{Bounds, World, alarms, pull, tree};
 
 pub(crate) type Stream = rustls::StreamOwned<rustls::ServerConnection, TcpStream>;
 pub(crate) const LIST: &str =
@@ -99,7 +99,8 @@ fn honest(path: &str, stream: &mut Stream) -> std::io::Result<()> {
 
 /// One pull from the liar: what is alarmed, and how long it took. Nothing may be stored as a pack.
 fn meet(lie: impl Fn(&str, &mut Stream) -> bool + Send + Sync + 'static) -> (Vec<String>, Duration, u32) {
-    let world = World::new();
+    let mut world = World::new();
+    world.bounds = Bounds { connect: 10, stall: 3, list: 4 };
     let liar = Liar::start(lie);
     fs_err::write(world.path("ca.pem"), &liar.ca).unwrap();
     let vault = world.vault_at(liar.address, "");
@@ -131,7 +132,7 @@ fn an_endless_list_is_cut() {
         }
     });
     assert_eq!(codes, ["vault.primary-misbehaves"]);
-    assert!(took < Duration::from_secs(40), "{took:?}");
+    assert!(took < Duration::from_mins(2), "{took:?}");
 }
 
 #[test]
@@ -146,7 +147,7 @@ fn a_gigantic_name_and_a_list_of_something_else_are_refused() {
             }
         });
         assert_eq!(codes, ["vault.primary-misbehaves"]);
-        assert!(took < Duration::from_secs(40), "{took:?}");
+        assert!(took < Duration::from_mins(2), "{took:?}");
     }
 }
 
@@ -198,16 +199,16 @@ fn a_slow_drip_and_silence_are_given_up() {
         }
     });
     assert_eq!(codes, ["vault.primary-misbehaves"]);
-    assert!(took < Duration::from_secs(40), "{took:?}");
+    assert!(took < Duration::from_mins(2), "{took:?}");
     let (codes, took, _) = meet(|path, stream| {
         path == "/billing/snapshots/" && {
-            let _ = stream.sock.set_read_timeout(Some(Duration::from_secs(30)));
+            let _ = stream.sock.set_read_timeout(Some(Duration::from_mins(3)));
             let _ = stream.read(&mut [0]);
             true
         }
     });
     assert_eq!(codes, ["vault.primary-misbehaves"]);
-    assert!(took < Duration::from_secs(40), "{took:?}");
+    assert!(took < Duration::from_mins(2), "{took:?}");
 }
 
 #[test]

@@ -77,6 +77,20 @@ pub(crate) fn tree(folder: &Path) -> Vec<(String, Vec<u8>)> {
 pub(crate) struct World {
     pub(crate) folder: tempfile::TempDir,
     pub(crate) server: Option<Server>,
+    pub(crate) bounds: Bounds,
+}
+
+/// The puller's patience, in seconds: by default such that an honest server on the busiest machine keeps to it.
+pub(crate) struct Bounds {
+    pub(crate) connect: u32,
+    pub(crate) stall: u32,
+    pub(crate) list: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { connect: 30, stall: 30, list: 60 }
+    }
 }
 
 impl World {
@@ -85,7 +99,7 @@ impl World {
         for name in ["primary", "source", "passwords"] {
             fs_err::create_dir(folder.path().join(name)).unwrap();
         }
-        let world = Self { folder, server: None };
+        let world = Self { folder, server: None, bounds: Bounds::default() };
         world.write_secret("login", "login-password");
         world
     }
@@ -206,11 +220,14 @@ keep_free = "1 MiB"
 jitter_s = 0
 daily_budget_s = 1000000
 [limits]
-connect_s = 5
-stall_s = 3
-list_s = 4
+connect_s = {connect}
+stall_s = {stall}
+list_s = {list}
 {more}
 "#,
+            connect = self.bounds.connect,
+            stall = self.bounds.stall,
+            list = self.bounds.list,
             root = at("vault"),
             state = at("state"),
             passwords = at("passwords"),
