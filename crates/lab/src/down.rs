@@ -86,7 +86,7 @@ pub fn down(root: &Path, files: Files) -> Result<Down> {
     }
     if record.up {
         // A loop device and a dying namespace need a moment after the call that released them.
-        let settled = wait_until("the machine is as before", Duration::from_secs(5), || {
+        let settled = wait_until("the machine is as before", Duration::from_secs(30), || {
             let differences = record.before.differences(&HostFingerprint::take(&record.prefix, &root)?);
             Ok(differences.is_empty().then_some(differences))
         });
@@ -122,7 +122,7 @@ pub(crate) fn kill_in(namespace: &str) -> Result<usize> {
             .filter(|pid| *pid != own && start_time(*pid).is_some())
             .collect())
     };
-    wait_until(&format!("nothing runs in `{namespace}`"), Duration::from_secs(10), || {
+    wait_until(&format!("nothing runs in `{namespace}`"), Duration::from_mins(2), || {
         let pids = others()?;
         for pid in &pids {
             send(*pid, Signal::KILL);
@@ -132,7 +132,7 @@ pub(crate) fn kill_in(namespace: &str) -> Result<usize> {
             return Ok(Some(()));
         }
         let gone = || pids.iter().all(|pid| start_time(*pid).is_none());
-        wait_for("they die", Duration::from_secs(5), gone)?;
+        wait_for("they die", Duration::from_mins(1), gone)?;
         Ok(None)
     })?;
     Ok(killed)

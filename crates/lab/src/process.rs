@@ -106,7 +106,7 @@ impl ProcessRecord {
             return Ok(true);
         }
         self.signal(Signal::KILL);
-        wait_for(&format!("`{}` (process {}) dies", self.name, self.pid), Duration::from_secs(10), gone)?;
+        wait_for(&format!("`{}` (process {}) dies", self.name, self.pid), Duration::from_mins(1), gone)?;
         Ok(false)
     }
 }

@@ -72,7 +72,7 @@ fn down_cleans_up_after_a_crash_and_again() {
     let stray = "setsid sleep 600 & setsid sh -c 'trap : TERM; sleep 600 & wait; wait' & wait";
     let mut parent =
         lab.host(Role::Pac).spawn("parent", &Program::new("sh").args(["-c", stray]), &log).unwrap();
-    kuramori_lab::wait_for("the strays run", std::time::Duration::from_secs(10), || {
+    kuramori_lab::wait_for("the strays run", std::time::Duration::from_mins(2), || {
         lab.host(Role::Pac).processes().unwrap().len() >= 3
     })
     .unwrap();
@@ -126,11 +126,19 @@ fn the_witness_sees_an_open_path_and_nobody_through_a_closed_one() {
             (*from == Role::Lan, *from == Role::Lan),
             "{found:?}"
         );
-        assert!(lab.witness().contacts().unwrap().len() >= contacts + found.tcp.tried as usize);
+        // What it met it writes down a little later.
+        kuramori_lab::wait_for("the witness's notes", std::time::Duration::from_mins(2), || {
+            lab.witness().contacts().unwrap().len() >= contacts + found.tcp.tried as usize
+        })
+        .unwrap();
     }
-    let contacts = lab.witness().contacts().unwrap();
-    let ports: std::collections::BTreeSet<_> = contacts.iter().filter_map(|contact| contact.port).collect();
-    assert_eq!(ports.len(), 65_535);
+    kuramori_lab::wait_for("every port in the notes", std::time::Duration::from_mins(2), || {
+        let contacts = lab.witness().contacts().unwrap();
+        let ports: std::collections::BTreeSet<_> =
+            contacts.iter().filter_map(|contact| contact.port).collect();
+        ports.len() == 65_535
+    })
+    .unwrap();
 
     lab.switch().set_port(false).unwrap();
     let (contacts, arrivals) = (lab.witness().contacts().unwrap().len(), lab.witness().arrivals().unwrap());
@@ -152,7 +160,7 @@ fn the_witness_puts_its_tables_back() {
     lab.switch().set_port(true).unwrap();
     let few = Try { tcp: 440..=450, ..Try::default() };
     lab.host(Role::Vlt).run(&Program::new("nft").args(["flush", "ruleset"])).unwrap();
-    kuramori_lab::wait_for("the tables are back", std::time::Duration::from_secs(10), || {
+    kuramori_lab::wait_for("the tables are back", std::time::Duration::from_mins(2), || {
         lab.witness().arrivals().is_ok()
     })
     .unwrap();

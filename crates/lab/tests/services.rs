@@ -95,7 +95,7 @@ fn the_share_can_be_read_but_not_written_and_one_file_is_in_use() {
     let refused = share.ask("put /etc/hostname new.txt").unwrap_err().to_string();
     assert!(refused.contains("NT_STATUS_ACCESS_DENIED"), "{refused}");
     share.release().unwrap();
-    wait_until("the file is free", Duration::from_secs(10), || Ok(get(HELD).ok())).unwrap();
+    wait_until("the file is free", Duration::from_mins(2), || Ok(get(HELD).ok())).unwrap();
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn the_switch_owns_its_port_and_lets_only_the_gate_move_it() {
         switch.set(Login::Gate, &of(IF_ADMIN_STATUS), value).unwrap();
         assert_eq!(switch.port_up().unwrap(), up);
         for login in [Login::Gate, Login::Watch] {
-            wait_until("the status follows", Duration::from_secs(20), || {
+            wait_until("the status follows", Duration::from_mins(2), || {
                 Ok((switch.get(login, &of(IF_OPER_STATUS))? == value.to_string()).then_some(()))
             })
             .unwrap();
@@ -225,10 +225,10 @@ from email.message import EmailMessage
 m = EmailMessage()
 m['From'] = 'kuramori@srv'; m['To'] = 'joho@hospital.test'; m['Subject'] = '要確認: 眼科のバックアップがありません'
 m.set_content('眼科（ophthalmology）の昨夜のバックアップがありません。')
-smtplib.SMTP(sys.argv[1], 25, timeout=10).send_message(m)";
+smtplib.SMTP(sys.argv[1], 25, timeout=120).send_message(m)";
     let address = Role::Mai.address().to_string();
     lab.host(Role::Srv).run(&Program::new("/usr/bin/python3").args(["-c", script, &address])).unwrap();
-    let mail = lab.mail().wait_for("the mail is there", Duration::from_secs(10), |_| true).unwrap();
+    let mail = lab.mail().wait_for("the mail is there", Duration::from_mins(2), |_| true).unwrap();
     assert_eq!(mail.subject, "要確認: 眼科のバックアップがありません");
     assert!(mail.body.contains("昨夜") && mail.to == "joho@hospital.test", "{mail:?}");
 }

@@ -73,7 +73,7 @@ names = ["{address}"]
         .arg(&wrap);
     let rebuilt = last_json(&host.text(&program)?)?;
     host.spawn("server-again", &server(), &lab.root().join("logs/server-again.log"))?;
-    wait_until("the rebuilt site server", Duration::from_mins(1), || {
+    wait_until("the rebuilt site server", Duration::from_mins(2), || {
         Ok(std::os::unix::net::UnixStream::connect(&socket).ok())
     })?;
     let ask: Program = product.kuramori().args(["--json", "system", "list", "--socket"]).arg(&socket);

@@ -136,7 +136,7 @@ fn window(
     let mut process =
         host.spawn_with("receiver", &serve, &lab.root().join("logs/receiver.log"), StopBy::Term)?;
     let target: std::net::SocketAddr = (Role::Cln.address(), SERVE).into();
-    wait_until("the receiver", std::time::Duration::from_secs(30), || {
+    wait_until("the receiver", std::time::Duration::from_mins(2), || {
         host.inside(|| std::net::TcpStream::connect(target).ok())
     })?;
     vault.locked_and_released(story)?;

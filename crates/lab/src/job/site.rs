@@ -86,7 +86,7 @@ impl Site<'_> {
     pub(super) fn start(&self) -> Result<()> {
         self.host().spawn("server", &self.server(), &self.lab.root().join("logs/server.log"))?;
         let socket = self.file("admin.sock");
-        wait_until("the site server", Duration::from_mins(1), || {
+        wait_until("the site server", Duration::from_mins(2), || {
             Ok(std::os::unix::net::UnixStream::connect(&socket).ok())
         })?;
         Ok(())

@@ -91,7 +91,7 @@ pub(super) fn raise<'a>(
     vault.wait_closed(Duration::from_mins(1))?;
     story.tell("ゲートは閉鎖を確認済み(既定の状態)", "the gate is seen closed, its resting state");
     vault.spawn("vault", &product.kuramori().args(["vault", "--config"]).arg(vault.config()))?;
-    wait_until("the vault", Duration::from_secs(30), || {
+    wait_until("the vault", Duration::from_mins(2), || {
         Ok(std::os::unix::net::UnixStream::connect(vault.folder.join("state/vault.sock")).ok())
     })?;
     Ok(vault)

@@ -137,7 +137,8 @@ fn way(host: Host<'_>, target: Ipv4Addr) -> Result<(String, Ipv4Addr)> {
     after("dev").zip(source).ok_or(LabError::Answer { server: "ip", answer: text.clone() })
 }
 
-/// Sends to all ports and listens on all at once, twice.
+/// Sends to all ports and listens on all at once. Who answers is a program, which a busy machine may let wait: it is
+/// asked as often as fits into the time that the other ways take.
 fn udp(target: Ipv4Addr, silence: Duration) -> Result<Vec<u16>> {
     let mut sockets = Vec::new();
     for port in UDP {
@@ -147,7 +148,7 @@ fn udp(target: Ipv4Addr, silence: Duration) -> Result<Vec<u16>> {
         sockets.push((port, socket));
     }
     let mut reached = std::collections::BTreeSet::new();
-    for _ in 0..2 {
+    for _ in 0..5 {
         for (_, socket) in &sockets {
             // No way out of this host is the closed answer, not a failure.
             let _ = socket.send(b"kuramori-lab probe");

@@ -87,7 +87,7 @@ impl<'lab> Mail<'lab> {
             .arg(self.folder());
         let mut process = self.host().spawn(PROCESS, &server, &self.lab.log(PROCESS))?;
         let address = self.address();
-        process.wait_until("the mail server answers", Duration::from_secs(20), || {
+        process.wait_until("the mail server answers", Duration::from_mins(2), || {
             let reached = self.host().inside(|| super::witness::reaches(address, Duration::from_secs(1)))?;
             Ok(reached.then_some(()))
         })

@@ -190,7 +190,7 @@ impl<'lab> Ophthalmology<'lab> {
     /// Starts the server and the vendor's viewer, and waits until both do their work.
     pub fn start(self) -> Result<()> {
         let mut process = self.samba().serve()?;
-        process.wait_until("Samba answers", Duration::from_secs(30), || {
+        process.wait_until("Samba answers", Duration::from_mins(2), || {
             Ok(self.ask("ls").is_ok().then_some(()))
         })?;
         self.hold()
@@ -215,7 +215,7 @@ impl<'lab> Ophthalmology<'lab> {
             .arg(HELD);
         let log = self.lab.log(VIEWER);
         let mut process = self.host().spawn(VIEWER, &viewer, &log)?;
-        process.wait_until("the viewer holds its file", Duration::from_secs(20), || {
+        process.wait_until("the viewer holds its file", Duration::from_mins(2), || {
             Ok(self.ask(&format!("get \"{}\" /dev/null", HELD.replace('/', "\\"))).is_err().then_some(()))
         })
     }

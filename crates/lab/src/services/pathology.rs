@@ -104,7 +104,7 @@ fn serve(lab: &Lab, role: Role, name: &str) -> Result<Process> {
     let server = Program::new("sh").args(["-c", script, "sshd", &at("sshd_config")]);
     let mut process = host.spawn_with(name, &server, &lab.log(name), StopBy::Term)?;
     let target = std::net::SocketAddr::from((role.address(), 22));
-    process.wait_until("sshd answers", Duration::from_secs(30), || {
+    process.wait_until("sshd answers", Duration::from_mins(2), || {
         host.inside(|| std::net::TcpStream::connect(target).ok())
     })?;
     Ok(process)

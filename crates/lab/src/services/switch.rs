@@ -135,7 +135,7 @@ impl<'lab> Switch<'lab> {
                 // Names of objects are not needed, and half of their definitions are not packaged.
                 .env("MIBS", "");
             let mut process = self.host().spawn(login.process(), &daemon, &self.lab.log(login.process()))?;
-            process.wait_until("the switch answers SNMP", Duration::from_secs(20), || {
+            process.wait_until("the switch answers SNMP", Duration::from_mins(2), || {
                 Ok(self.get(login, SYS_NAME).ok().filter(|name| name == SWITCH_NAME))
             })?;
         }

@@ -83,7 +83,7 @@ impl<'lab> Ward<'lab> {
             ),
         )?;
         let mut process = samba.serve()?;
-        process.wait_until("the ward's Samba answers", Duration::from_secs(30), || {
+        process.wait_until("the ward's Samba answers", Duration::from_mins(2), || {
             Ok(samba.ask(SHARE, READER, READER_SECRET, "ls").is_ok().then_some(()))
         })
     }

@@ -152,7 +152,7 @@ impl<'lab> Witness<'lab> {
             .args(["witness", "--serve"]);
         let mut process = self.host().spawn(PROCESS, &program, &self.lab.log(PROCESS))?;
         let own = SocketAddr::from((Ipv4Addr::LOCALHOST, *PORTS.start()));
-        process.wait_until("the witness stands", Duration::from_secs(20), || {
+        process.wait_until("the witness stands", Duration::from_mins(2), || {
             let tables = self.arrivals().is_ok();
             Ok((tables && self.host().inside(|| reaches(own, Duration::from_secs(1)))?).then_some(()))
         })

@@ -29,7 +29,7 @@ impl Stage {
         // The servers run as users of their own, which must get through.
         fs_err::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o711)).unwrap();
         println!("seed {SEED}");
-        Self { prefix: format!("kt{}{letter}", std::process::id() % 100_000), folder }
+        Self { prefix: format!("kt{}{letter}", short(std::process::id())), folder }
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -42,6 +42,17 @@ impl Stage {
         Lab::up(&self.prefix, &self.root(), what)
             .unwrap_or_else(|e| panic!("{}", kuramori_model::fault::chain(&e)))
     }
+}
+
+/// A whole process number in five letters and digits: a prefix has room for eight, and of two labs none may have a
+/// name that begins with the other's.
+fn short(mut number: u32) -> String {
+    let mut digits = [0; 5];
+    for digit in digits.iter_mut().rev() {
+        *digit = number % 36;
+        number /= 36;
+    }
+    digits.iter().filter_map(|digit| char::from_digit(*digit, 36)).collect()
 }
 
 /// The program under test.
