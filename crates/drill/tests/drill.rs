@@ -330,14 +330,17 @@ fn nothing_gets_out_of_the_cell_and_nothing_outlives_it() {
     assert_ne!(String::from_utf8_lossy(&hungry.stdout).trim(), "629145600", "{hungry:?}");
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut sleeper = cell.command(As::Root, "sleep");
-    sleeper.arg("4242.5");
+    // A number that no other test of this machine has.
+    let number = format!("4242.{}", std::process::id());
+    sleeper.arg(&number);
     let mut child = cell.start(sleeper, "sleep", log.path()).unwrap();
     let alive = || {
         fs_err::read_dir("/proc").unwrap().flatten().any(|entry| {
-            fs_err::read(entry.path().join("cmdline")).is_ok_and(|line| line.starts_with(b"sleep\x004242.5"))
+            let line = fs_err::read(entry.path().join("cmdline"));
+            line.is_ok_and(|line| line == format!("sleep\0{number}\0").as_bytes())
         })
     };
-    let deadline = SystemClock.boot() + Duration::from_secs(20);
+    let deadline = SystemClock.boot() + Duration::from_mins(2);
     while !alive() {
         assert!(SystemClock.boot() < deadline, "the sleeper never began");
         SystemClock.sleep(Duration::from_millis(20));
