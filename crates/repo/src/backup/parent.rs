@@ -1,11 +1,21 @@
 //! The parent snapshot: what need not be read again.
+//!
+//! It may be incomplete. Rule E10 forbids to build on a restore point with holes as if it had none, and nothing
+//! here does: items are taken over one by one, each only if the parent holds the very item with all its content,
+//! and never a folder as a whole. What the parent misses is not known, so the source is asked for it in each run,
+//! and is told as missing again until it gives it. A source with one lasting fault is therefore neither read
+//! whole every night nor compared with a restore point that gets older and older. A source that gives a file and
+//! reports a fault of it all the same (a study that may lack pictures) finds that out anew in each run.
+//!
+//! **Invariant:** an item that could not be read is in no parent; whether a snapshot is complete depends on what its
+//! own run could not read, and on nothing of its parent's.
 
 use std::{collections::HashMap, sync::Arc};
 
 use kuramori_model::tree::{EntryKind, Meta, TreePath};
 
 use crate::{
-    Error, Indexed, Repository, Result,
+    Indexed, Repository, Result,
     format::{
         blob::{BlobId, BlobKind},
         node::{Node, NodeKind},
@@ -38,18 +48,7 @@ struct Opened {
 
 impl Parent {
     pub(super) fn load(repo: &Repository<Indexed>, id: Option<FileId>) -> Result<Self> {
-        let mut root = None;
-        if let Some(id) = id {
-            let snapshot = repo.snapshot(id)?;
-            // Rule E10: never build on a restore point with holes.
-            if snapshot.is_incomplete() {
-                return Err(Error::Invalid {
-                    what: format!("the snapshot `{id}` is incomplete and cannot be a parent"),
-                    hint: "take a complete one, or none".to_owned(),
-                });
-            }
-            root = Some(snapshot.tree);
-        }
+        let root = id.map(|id| repo.snapshot(id)).transpose()?.map(|snapshot| snapshot.tree);
         Ok(Self { repo: repo.clone(), id, root, folders: HashMap::new(), open: None })
     }
 
@@ -163,7 +162,7 @@ pub(crate) fn is_unchanged(old: &Node, kind: &EntryKind, meta: &Meta) -> bool {
 }
 
 impl Repository<Indexed> {
-    /// The newest complete snapshot of the same machine and paths, to find unchanged files against.
+    /// The newest snapshot of the same machine and paths, complete or not, to find unchanged files against.
     pub fn find_parent(&self, hostname: &str, paths: &[String]) -> Result<Option<FileId>> {
         let mut newest = None;
         for (id, snapshot) in self.try_snapshots()? {
@@ -172,7 +171,7 @@ impl Repository<Indexed> {
             let mut ours = paths.to_vec();
             theirs.sort_unstable();
             ours.sort_unstable();
-            if snapshot.hostname == hostname && theirs == ours && !snapshot.is_incomplete() {
+            if snapshot.hostname == hostname && theirs == ours {
                 newest = newest.max(Some((snapshot.time, id)));
             }
         }

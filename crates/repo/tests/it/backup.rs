@@ -315,9 +315,33 @@ fn an_unreadable_item_marks_the_restore_point_incomplete() {
     assert!(snapshot.is_incomplete() && snapshot.tags.contains(&"kuramori.chunk=cdc-1".to_owned()));
     assert_eq!(repo.load_tree(&snapshot.tree).unwrap().nodes.len(), 1, "half a file does not appear");
     restic(&place.repo(), &["check", "--read-data"]).unwrap();
-    // Rule E10: nobody builds on it.
-    assert!(repo.backup(Options { parent: Some(done.id), ..Options::default() }).is_err());
-    assert_eq!(repo.find_parent("pacs", &[]).unwrap(), None);
+
+    // Rule E10: what it has need not be read again, and nothing of what it misses is taken for known.
+    let again = |lost: bool| {
+        let parent = repo.find_parent("pacs", &[]).unwrap();
+        let mut backup = repo.backup(Options { parent, ..Options::default() }).unwrap();
+        let good = entry("good", EntryKind::File { size: 4 });
+        assert!(backup.known(&good));
+        backup.keep(good).unwrap();
+        for size in [100, 3 << 20] {
+            let bad = entry(&format!("bad-{size}"), EntryKind::File { size: 9 });
+            assert!(!backup.known(&bad) && backup.earlier(&bad.path).is_none(), "it was never read");
+            assert!(backup.keep(bad.clone()).is_err());
+            let (mut broken, mut whole) = (Broken(size), &b"123456789"[..]);
+            let content: &mut dyn Read = if lost { &mut broken } else { &mut whole };
+            backup.put(bad, content).unwrap();
+        }
+        (parent, backup.commit(draft()).unwrap())
+    };
+    let (parent, second) = again(true);
+    assert_eq!((parent, second.report.faults.len()), (Some(done.id), 2), "still missing, still told");
+    assert_eq!((second.summary.files_unmodified, second.summary.data_blobs), (1, 0));
+    assert!(repo.snapshot(second.id).unwrap().is_incomplete());
+    let (parent, third) = again(false);
+    assert_eq!((parent, third.is_incomplete()), (Some(second.id), false));
+    let tree = repo.load_tree(&repo.snapshot(third.id).unwrap().tree).unwrap();
+    assert_eq!(tree.nodes.len(), 3, "complete is only what has everything");
+    restic(&place.repo(), &["check", "--read-data"]).unwrap();
 }
 
 #[test]

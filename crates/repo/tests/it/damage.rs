@@ -307,6 +307,17 @@ fn an_unreadable_folder_is_a_fault_and_a_lost_store_an_error() {
     let done = backup.commit(draft()).unwrap();
     assert!(done.is_incomplete());
     assert_eq!(done.report.faults[0].path, target.to_str().unwrap());
+    // One unreadable file does not make everything else be read again, and is told in each run.
+    let beside = place.dir.path().join("beside");
+    fs_err::create_dir_all(beside.join("inner")).unwrap();
+    for name in ["a", "inner/b"] {
+        fs_err::write(beside.join(name), name).unwrap();
+    }
+    let first = back_up(&repo, &[target.clone(), beside.clone()], &Selection::default());
+    let second = back_up(&repo, &[target.clone(), beside], &Selection::default());
+    assert!(first.is_incomplete() && second.is_incomplete());
+    assert_eq!((first.summary.files_new, second.summary.files_unmodified), (2, 2), "{:?}", second.summary);
+    assert_eq!(second.report.faults, first.report.faults);
 
     let mut backup = repo.backup(Options::default()).unwrap();
     fs_err::rename(place.repo().join("data"), place.repo().join("elsewhere")).unwrap();
@@ -318,5 +329,5 @@ fn an_unreadable_folder_is_a_fault_and_a_lost_store_an_error() {
     assert_eq!(error.code(), "repo.io");
     assert!(error.to_string().contains("data"), "{error}");
     assert!(!matches!(error, Error::Cancelled));
-    assert_eq!(repo.snapshots().unwrap().len(), 1);
+    assert_eq!(repo.snapshots().unwrap().len(), 3, "the last one left none");
 }
