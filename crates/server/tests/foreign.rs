@@ -235,8 +235,8 @@ async fn results_come_by_mail_and_syslog_and_what_is_forged_or_unknown_is_never_
         let from = "veeam@hospital.example";
         add("ward", "veeam", json!([{ "by": "mail", "host": "127.0.0.1", "from": from, "job": "病棟 夜間" }]));
         add("eye", "veeam", json!([{ "by": "mail", "host": "127.0.0.1", "from": from, "job": "Eye" }]));
-        add("files", "windows-server-backup", json!([{ "by": "syslog-tcp", "host": "127.0.0.1" }]));
-        add("meal", "other", json!([{ "by": "syslog-udp", "host": "127.0.0.1",
+        add("files", "windows-server-backup", json!([{ "by": "syslog-tcp", "host": "127.0.0.1", "zone": "Asia/Tokyo" }]));
+        add("meal", "other", json!([{ "by": "syslog-udp", "host": "127.0.0.1", "zone": "Asia/Tokyo",
             "sentences": [{ "means": "success", "text": "meal {job} ok" }, { "means": "failed", "text": "meal {job} broken{*}" }] }]));
         // The register's word is remembered for two seconds.
         let state = |id: &str| system(&client, id)["foreign"]["state"].as_str().unwrap().to_owned();
@@ -245,10 +245,10 @@ async fn results_come_by_mail_and_syslog_and_what_is_forged_or_unknown_is_never_
             events.into_iter().filter(|event| event["kind"] == kind).count()
         };
         let ca = site.config().data.join("tls/ca.pem");
-        let send = |from: &str, subject: &str, body: &str, tls: bool| {
+        let post = |from: &str, subject: &str, body: &str, tls: bool, date: Option<&str>| {
             let path = temp.path().join("mail");
-            let date = Command::new("date").arg("-R").output().unwrap().stdout;
-            let date = String::from_utf8(date).unwrap();
+            let now = Command::new("date").arg("-R").output().unwrap().stdout;
+            let date = date.map_or_else(|| String::from_utf8(now).unwrap(), str::to_owned);
             let text = format!("From: {from}\r\nSubject: {subject}\r\nDate: {}\r\n\r\n{body}\r\n", date.trim());
             fs_err::write(&path, text).unwrap();
             let mut command = Command::new("curl");
@@ -259,6 +259,7 @@ async fn results_come_by_mail_and_syslog_and_what_is_forged_or_unknown_is_never_
             }
             command.output().unwrap()
         };
+        let send = |from: &str, subject: &str, body: &str, tls: bool| post(from, subject, body, tls, None);
 
         // Two jobs of one product, each for its own system; in the clear and by TLS.
         let subject = "=?utf-8?B?W+aIkOWKn10g55eF5qOfIOWknOmWkyAoMyDjgqrjg5bjgrjjgqfjgq/jg4gp?=";
@@ -279,11 +280,19 @@ async fn results_come_by_mail_and_syslog_and_what_is_forged_or_unknown_is_never_
         assert!(send(from, "Re: [Success] Eye", "", false).status.success(), "taken, and not understood");
         let told = alarm(&client, "foreign.bad-result");
         assert!(told["finding"]["params"]["why"]["text"].as_str().unwrap().contains("no sentence"), "{told}");
+        // A queue that was stopped over the weekend; and a mail that does not say when it was written.
+        let friday = Command::new("date").args(["-R", "--date=3 days ago"]).output().unwrap().stdout;
+        for date in [String::from_utf8(friday).unwrap().trim(), "gestern"] {
+            let sent = post(from, "[Success] Eye (1 objects)", "", false, Some(date));
+            assert!(sent.status.success(), "taken, and not believed");
+        }
         assert_eq!((state("eye").as_str(), events("foreign.result")), ("failed", before));
 
         let log = |port: u16, way: &[&str], text: &str| {
             let out = Command::new("logger")
                 .args(["--server", "127.0.0.1", "--port", &port.to_string(), "--tag", "Backup"])
+                // The older form does not say its zone: the entry does.
+                .env("TZ", "Asia/Tokyo")
                 .args(way)
                 .args(["--", text])
                 .output()
@@ -306,6 +315,16 @@ async fn results_come_by_mail_and_syslog_and_what_is_forged_or_unknown_is_never_
         assert_eq!(empty, ["eye"]);
         log(tcp, &["--tcp", "--rfc5424"], "'2026-11-22' に開始したバックアップ操作は失敗しました。");
         until("syslog", || (state("files") == "failed").then_some(()));
+        // What another host sent on three days late, word for word.
+        let late = "LC_ALL=C TZ=Asia/Tokyo date --date='3 days ago' '+%b %e %H:%M:%S'";
+        let late = String::from_utf8(Command::new("sh").args(["-c", late]).output().unwrap().stdout).unwrap();
+        let line = format!("<13>{} srv Backup: The backup operation has finished successfully.\n", late.trim());
+        std::io::Write::write_all(&mut std::net::TcpStream::connect(("127.0.0.1", tcp)).unwrap(), line.as_bytes()).unwrap();
+        until("the word about it", || {
+            let alarms: Vec<Value> = client.get("/v1/alarms").unwrap();
+            alarms.into_iter().find(|alarm| alarm["finding"]["code"] == "foreign.bad-result" && alarm["finding"]["system"] == "files")
+        });
+        assert_eq!(state("files"), "failed");
         // Anybody can put any address into a datagram: a success does not count, a failure is told.
         log(udp, &["--udp", "--rfc5424"], "meal lunch ok");
         until("the forged one", || {

@@ -332,6 +332,10 @@ pub struct DicomConfig {
     /// changed under its old name. Not needed with Orthanc's own interface, which shows that by itself.
     #[serde(default = "recheck")]
     pub recheck: Span,
+    /// Somebody made sure that the archive has no study without a date. Such a one is not found where the archive
+    /// has a limit for its answers, and without this word the restore point counts as incomplete there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub all_dated: bool,
     /// PEM file with the authorities to trust; with it the connection is encrypted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
@@ -794,7 +798,7 @@ impl Config {
                     // An agent's limits stand in the agent's own file; here they would not hold.
                     ("source", matches!(*c.source, Self::Gentle(_) | Self::Agent(_))),
                     ("limits", c.limits.iter().any(|limit| limit.rate.0 < 1024)),
-                    ("zone", zone.is_some_and(|name| jiff::tz::TimeZone::get(name).is_err())),
+                    ("zone", zone.is_some_and(|name| no_zone(name))),
                     ("probe.bounds", c.probe.as_ref().is_some_and(|probe| probe.slow() > probe.limit())),
                 ]
                 .into()
@@ -815,6 +819,10 @@ impl Config {
                     ("server", c.server.is_empty()),
                     ("share", c.share.is_none() && (c.result.is_some() || c.pull == Pull::Result)),
                     ("result", c.result.as_ref().is_some_and(|r| r.is_empty() || r.contains(['/', '\\']))),
+                    (
+                        "hear.zone",
+                        c.hear.iter().filter_map(|hear| hear.zone.as_ref()).any(|name| no_zone(name)),
+                    ),
                 ]
                 .into()
             }
@@ -868,6 +876,10 @@ impl DicomConfig {
     pub(crate) fn dimse(&self) -> DimseNames {
         self.titles.clone().unwrap_or_else(|| DimseNames { called: "ANY-SCP".into(), calling: our_title() })
     }
+}
+
+fn no_zone(name: &str) -> bool {
+    jiff::tz::TimeZone::get(name).is_err()
 }
 
 /// An application's title (PS3.5, 6.2): 1 to 16 printable characters without a backslash.

@@ -49,6 +49,7 @@ pub mod sftp;
 pub mod smb;
 mod socket;
 pub mod syslog;
+mod when;
 
 pub use config::Config;
 pub use control::{Bucket, Cancel, Control, Pace, Phase, Progress};

@@ -9,7 +9,7 @@
 
 use std::net::IpAddr;
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::{SignedDuration, Timestamp, tz::TimeZone};
 use kuramori_model::{
     foreign::{FORMAT, JobResult, JobState},
     ids::SystemId,
@@ -17,6 +17,7 @@ use kuramori_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::config::Product;
+pub use crate::when::When;
 
 /// A message may be so old: mail waits in queues.
 const OLD: SignedDuration = SignedDuration::from_hours(24);
@@ -65,6 +66,10 @@ pub struct Hear {
     /// Sentences beside those that are known of the product.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sentences: Vec<Sentence>,
+    /// Syslog only: the time zone of the host's clock, if it is not the server's. The older form of syslog does not
+    /// say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
     /// Believe a success that came over UDP. Whoever reaches the port can forge it.
     #[serde(default)]
     pub unproven: bool,
@@ -90,7 +95,7 @@ pub struct Said {
     /// Mail's sender.
     pub from: Option<String>,
     /// When it says that it was sent.
-    pub at: Option<Timestamp>,
+    pub at: When,
     /// The subject, or the message.
     pub head: String,
     /// The rest of a mail.
@@ -213,8 +218,15 @@ pub fn fits(sentence: &str, text: &str) -> Option<String> {
     left.is_empty().then_some(job)
 }
 
-/// Hears a message for one system.
-pub fn hear(system: &SystemId, product: Product, hears: &[Hear], said: &Said, now: Timestamp) -> Heard {
+/// Hears a message for one system. `zone` is the server's own.
+pub fn hear(
+    system: &SystemId,
+    product: Product,
+    hears: &[Hear],
+    said: &Said,
+    now: Timestamp,
+    zone: &TimeZone,
+) -> Heard {
     let sender = |hear: &&Hear| {
         hear.by == said.by
             && hear.host == said.host
@@ -228,7 +240,7 @@ pub fn hear(system: &SystemId, product: Product, hears: &[Hear], said: &Said, no
         return Heard::NotOurs;
     }
     let head = said.head.split_whitespace().collect::<Vec<_>>().join(" ");
-    let mut best: Option<(JobState, String, bool)> = None;
+    let mut best: Option<(JobState, String, &Hear)> = None;
     let mut others = false;
     for hear in &hears {
         let own = hear.sentences.iter().map(|sentence| (sentence.means, sentence.text.as_str()));
@@ -242,22 +254,28 @@ pub fn hear(system: &SystemId, product: Product, hears: &[Hear], said: &Said, no
             }
             let job = hear.job.clone().unwrap_or(job);
             if best.as_ref().is_none_or(|(state, ..)| weight(means) > weight(*state)) {
-                best = Some((means, job, hear.unproven));
+                best = Some((means, job, hear));
             }
         }
     }
-    let Some((state, job, unproven)) = best else {
+    let Some((state, job, by)) = best else {
         let why = || format!("no sentence that is known fits `{}`", clip(&head, 80));
         return if others { Heard::NotOurs } else { Heard::Unusable(why()) };
     };
     if state == JobState::Request {
         return Heard::Unusable("a wish for the gate does not come on this way".to_owned());
     }
-    let ended = said.at.unwrap_or(now);
+    let theirs = by.zone.as_ref().and_then(|name| TimeZone::get(name).ok());
+    let ended = match said.at.instant(now, theirs.as_ref().unwrap_or(zone)) {
+        Some(ended) => ended,
+        // Bad news of an unknown day costs a look; good news of an unknown day may be last week's.
+        None if state == JobState::Failed => now,
+        None => return Heard::Unusable("it does not say of which time it is".to_owned()),
+    };
     if now.duration_since(ended) > OLD || ended.duration_since(now) > AHEAD {
         return Heard::Unusable(format!("it is of {ended}, not of today"));
     }
-    if said.by == By::SyslogUdp && state != JobState::Failed && !unproven {
+    if said.by == By::SyslogUdp && state != JobState::Failed && !by.unproven {
         return Heard::Unusable("a success over UDP can be forged by anybody (`unproven` is off)".to_owned());
     }
     Heard::Result(Box::new(JobResult {
@@ -311,7 +329,7 @@ mod tests {
             by,
             host: "10.0.0.9".parse().unwrap(),
             from: Some("Veeam@hospital.example".into()),
-            at: None,
+            at: When::At("2026-11-22T02:00:00Z".parse().unwrap()),
             head: head.into(),
             body: "Backup size\n  1,234.5 GB\n".into(),
         }
@@ -324,13 +342,18 @@ mod tests {
             from: Some("veeam@hospital.example".into()),
             job: None,
             sentences: Vec::new(),
+            zone: None,
             unproven: false,
         }
     }
 
+    fn tokyo() -> TimeZone {
+        TimeZone::get("Asia/Tokyo").unwrap()
+    }
+
     fn state(product: Product, hears: &[Hear], said: &Said) -> Result<(JobState, String), String> {
         let now = "2026-11-22T03:00:00Z".parse().unwrap();
-        match hear(&SystemId::new("ward").unwrap(), product, hears, said, now) {
+        match hear(&SystemId::new("ward").unwrap(), product, hears, said, now, &tokyo()) {
             Heard::Result(result) => Ok((result.state, result.job)),
             Heard::Unusable(why) => Err(why),
             Heard::NotOurs => Err("not ours".into()),
@@ -369,7 +392,7 @@ mod tests {
         let told = |by: By, body: &str| {
             let said = Said { body: body.into(), ..said(by, "[Success] Ward nightly (3 objects)") };
             let now = "2026-11-22T03:00:00Z".parse().unwrap();
-            match hear(&SystemId::new("ward").unwrap(), Product::Veeam, &[may(by)], &said, now) {
+            match hear(&SystemId::new("ward").unwrap(), Product::Veeam, &[may(by)], &said, now, &tokyo()) {
                 Heard::Result(result) => result.told_bytes(),
                 other => panic!("{other:?}"),
             }
@@ -399,7 +422,7 @@ mod tests {
         assert_eq!(spoken(|one| one.by = By::SyslogTcp), Err("not ours".into()));
         for at in ["2026-11-20T02:00:00Z", "2026-11-22T05:00:00Z"] {
             let mut one = said(By::Mail, good);
-            one.at = Some(at.parse().unwrap());
+            one.at = When::At(at.parse().unwrap());
             assert!(state(Product::Veeam, &mail, &one).is_err_and(|why| why.contains("not of today")));
         }
         let event = "Backup job 'Ward' finished with Success.";
@@ -415,6 +438,51 @@ mod tests {
         assert_eq!(state(Product::Veeam, &only, &said(By::Mail, good)).unwrap().1, "Ward nightly");
         let other = said(By::Mail, "[Success] Kitchen (1 objects)");
         assert_eq!(state(Product::Veeam, &only, &other), Err("not ours".into()));
+    }
+
+    #[test]
+    fn an_old_success_that_a_queue_gives_out_later_is_not_todays() {
+        let hears = [may(By::SyslogTcp)];
+        let event = "Backup job 'Ward' finished with Success.";
+        // Sunday noon in Tokyo.
+        let now: Timestamp = "2026-11-22T03:00:00Z".parse().unwrap();
+        let heard = |hears: &[Hear], when: When, head: &str, now: Timestamp| {
+            let one = Said { at: when, ..said(By::SyslogTcp, head) };
+            match hear(&SystemId::new("ward").unwrap(), Product::Veeam, hears, &one, now, &tokyo()) {
+                Heard::Result(result) => Ok((result.state, result.ended.to_string())),
+                Heard::Unusable(why) => Err(why),
+                Heard::NotOurs => Err("not ours".into()),
+            }
+        };
+        let line =
+            |text: &str| crate::syslog::read(format!("<13>{text} srv Veeam: {event}").as_bytes()).unwrap().at;
+        // Each delivery of one message has the same end, so the second is nothing new.
+        for later in [0, 1, 6] {
+            let now = now + SignedDuration::from_hours(later);
+            let good = heard(&hears, line("Nov 22 02:00:00"), event, now);
+            assert_eq!(good, Ok((JobState::Success, "2026-11-21T17:00:00Z".into())), "{later}");
+        }
+        // Friday night's, delivered on Sunday; one that is ahead; one of a year ago.
+        for old in ["Nov 20 23:00:00", "Nov 22 14:00:00", "Nov 21 11:59:00"] {
+            let outcome = heard(&hears, line(old), event, now);
+            assert!(outcome.as_ref().is_err_and(|why| why.contains("not of today")), "{old}: {outcome:?}");
+        }
+        // At the turn of the year.
+        let new_year: Timestamp = "2026-12-31T15:30:00Z".parse().unwrap();
+        let good = heard(&hears, line("Dec 31 23:50:00"), event, new_year);
+        assert_eq!(good, Ok((JobState::Success, "2026-12-31T14:50:00Z".into())));
+        // A host whose clock shows another zone.
+        let utc = [Hear { zone: Some("UTC".into()), ..may(By::SyslogTcp) }];
+        assert!(heard(&utc, line("Nov 22 02:59:00"), event, now).is_ok());
+        assert!(heard(&utc, line("Nov 22 11:59:00"), event, now).is_err());
+        // No time at all, by syslog or mail: never a success; a failure is told.
+        assert!(heard(&hears, When::Unsaid, event, now).is_err_and(|why| why.contains("which time")));
+        let failed = event.replace("Success", "Failed");
+        assert_eq!(heard(&hears, When::Unsaid, &failed, now), Ok((JobState::Failed, now.to_string())));
+        let undated = Said { at: When::Unsaid, ..said(By::Mail, "[Success] Ward nightly (3 objects)") };
+        assert!(
+            state(Product::Veeam, &[may(By::Mail)], &undated).is_err_and(|why| why.contains("which time"))
+        );
     }
 
     #[test]

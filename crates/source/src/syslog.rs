@@ -1,13 +1,15 @@
 //! One syslog message: RFC 5424, or the older form that RFC 3164 describes; and how they are framed on TCP
 //! (RFC 6587).
 
-use jiff::Timestamp;
+use jiff::civil;
+
+use crate::when::When;
 
 /// What a message says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
-    /// When it was written; the older form has neither year nor zone, so it has none.
-    pub at: Option<Timestamp>,
+    /// When it says that it was written.
+    pub at: When,
     /// Its text, without time, host and program.
     pub text: String,
 }
@@ -29,7 +31,7 @@ pub fn read(bytes: &[u8]) -> Option<Message> {
 /// `TIME HOST APP PROCID MSGID [data] text`.
 fn modern(rest: &str) -> Option<Message> {
     let mut fields = rest.splitn(6, ' ');
-    let at = fields.next()?.parse().ok();
+    let at = fields.next()?.parse().map_or(When::Unsaid, When::At);
     for _ in 0..4 {
         fields.next()?;
     }
@@ -83,24 +85,41 @@ fn described(data: &str) -> Option<String> {
     None
 }
 
+/// The names that RFC 3164, 4.1.2, has for months.
+const MONTHS: [&str; 12] =
+    ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+
+/// `Nov 22 02:00:00 `, the day padded with a space (or, by many, with a zero).
+fn older_time(text: &str) -> Option<When> {
+    let bytes = text.as_bytes().get(..16)?;
+    if (bytes[3], bytes[6], bytes[9], bytes[12], bytes[15]) != (b' ', b' ', b':', b':', b' ') {
+        return None;
+    }
+    let number = |from: usize| -> Option<i8> {
+        std::str::from_utf8(bytes.get(from..from + 2)?).ok()?.trim_start().parse().ok()
+    };
+    let month = MONTHS.iter().position(|name| name.as_bytes().eq_ignore_ascii_case(&bytes[..3]))?;
+    let month = i8::try_from(month + 1).ok()?;
+    let time = civil::Time::new(number(7)?, number(10)?, number(13)?.min(59), 0).ok()?;
+    let day = number(4)?;
+    // In some year it is a day.
+    civil::Date::new(2024, month, day).ok()?;
+    Some(When::Wall { month, day, time })
+}
+
 /// `Nov 22 02:00:00 host program[1]: text`; every part but the text may be missing.
 fn older(rest: &str) -> Message {
-    let is_time = |text: &str| {
-        let bytes = text.as_bytes();
-        bytes.len() >= 16
-            && bytes[..3].iter().all(u8::is_ascii_alphabetic)
-            && bytes[3] == b' '
-            && bytes[9] == b':'
-            && bytes[12] == b':'
-            && bytes[15] == b' '
+    let at = older_time(rest);
+    let text = match at {
+        Some(_) => rest[16..].split_once(' ').map_or("", |(_, text)| text),
+        None => rest,
     };
-    let text = if is_time(rest) { rest[16..].split_once(' ').map_or("", |(_, text)| text) } else { rest };
     let program = |tag: &str| !tag.is_empty() && tag.len() <= 48 && !tag.contains(char::is_whitespace);
     let text = match text.split_once(": ") {
         Some((tag, text)) if program(tag) => text,
         _ => text,
     };
-    Message { at: None, text: text.to_owned() }
+    Message { at: at.unwrap_or_default(), text: text.to_owned() }
 }
 
 /// The next message of a stream, and how many bytes it took; none if it is not whole yet. An error is a stream
@@ -136,9 +155,25 @@ mod tests {
         )
         .unwrap();
         assert_eq!(
-            (modern.text.as_str(), modern.at.unwrap().to_string()),
-            ("成功 です", "2026-11-21T17:00:00Z".into())
+            (modern.text.as_str(), modern.at),
+            ("成功 です", When::At("2026-11-21T17:00:00Z".parse().unwrap()))
         );
+        let wall = |month, day, hour| When::Wall { month, day, time: civil::time(hour, 0, 9, 0) };
+        let at = |line: &str| read(line.as_bytes()).unwrap().at;
+        assert_eq!(at("<13>Nov 22 02:00:09 srv Backup[12]: it went well"), wall(11, 22, 2));
+        assert_eq!(at("<13>Feb  9 22:00:09 srv x"), wall(2, 9, 22));
+        assert_eq!(at("<13>feb 09 22:00:09 srv x"), wall(2, 9, 22));
+        for none in [
+            "<13>it went well",
+            "<13>Nov 32 02:00:09 s x",
+            "<13>Nox 22 02:00:09 s x",
+            "<13>Nov 22 24:00:09 s x",
+            "<13>Nov 22 02:00:0é s x",
+            "<14>1 - h a - - - x",
+            "<14>1 yesterday h a - - - x",
+        ] {
+            assert_eq!(at(none), When::Unsaid, "{none}");
+        }
         assert_eq!(text("<14>1 - - - - - - hello").as_deref(), Some("hello"));
         assert_eq!(
             text("<14>1 - h a - - [v Description=\"Job \\\"x\\\" ok\"]").as_deref(),

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use kuramori_source::{
     mail,
-    said::{By, Said},
+    said::{By, Said, When},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
@@ -205,8 +205,8 @@ impl Session<'_> {
             return Ok("552 5.3.4 too large".to_owned());
         }
         let mail = mail::read(&bytes);
-        let said =
-            Said { by: By::Mail, host: self.host, from, at: mail.date, head: mail.subject, body: mail.text };
+        let at = mail.date.map_or(When::Unsaid, When::At);
+        let said = Said { by: By::Mail, host: self.host, from, at, head: mail.subject, body: mail.text };
         Ok(match self.ear.take(&said).await {
             Ok(()) => "250 2.0.0 taken".to_owned(),
             Err(error) => {

@@ -71,7 +71,7 @@ impl Ear {
         let now = self.app.clock.now();
         let (mut unusable, mut used) = (Vec::new(), false);
         for (system, product, hears) in self.at(said.by, said.host).await? {
-            match hear(&system, product, &hears, said, now) {
+            match hear(&system, product, &hears, said, now, &self.app.config.zone) {
                 Heard::NotOurs => {}
                 Heard::Unusable(why) => unusable.push((system, why)),
                 Heard::Result(result) => {

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use kuramori_source::{
-    said::{By, Said},
+    said::{By, Said, When},
     syslog,
 };
 use tokio::{
@@ -29,7 +29,7 @@ async fn take(ear: &Ear, by: By, host: IpAddr, bytes: &[u8]) {
             Said { by, host, from: None, at: message.at, head: message.text, body: String::new() }
         }
         // Told as something that fits nothing.
-        None => Said { by, host, from: None, at: None, head: String::new(), body: String::new() },
+        None => Said { by, host, from: None, at: When::Unsaid, head: String::new(), body: String::new() },
     };
     if let Err(error) = ear.take(&said).await {
         log("a syslog message", &error);

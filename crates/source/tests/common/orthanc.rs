@@ -54,6 +54,7 @@ impl Orthanc {
             "DicomServerEnabled": true, "DicomAet": "TEST-PACS", "DicomPort": super::free_port(),
             "DicomCheckCalledAet": true, "DicomAlwaysAllowEcho": true, "DicomAlwaysAllowStore": true,
             "DicomAlwaysAllowFind": true, "DicomAlwaysAllowGet": true, "LimitFindResults": 7,
+            "LimitFindInstances": 4, "MaximumStorageCacheSize": 0,
         }))
     }
 
@@ -124,6 +125,34 @@ impl Orthanc {
         answer["ID"].as_str().unwrap().to_owned()
     }
 
+    /// Where the archive keeps the file of an instance.
+    fn file_of(&self, id: &str) -> PathBuf {
+        let about = self.json(&format!("/instances/{id}/attachments/dicom/info"));
+        let uuid = about["Uuid"].as_str().unwrap().to_owned();
+        self.path("db").join(&uuid[..2]).join(&uuid[2..4]).join(&uuid)
+    }
+
+    /// Takes the file of an instance away, as a broken disk would.
+    pub fn lose(&self, id: &str) {
+        let file = self.file_of(id);
+        fs_err::rename(&file, self.path(id)).unwrap();
+    }
+
+    /// Puts it back.
+    pub fn find(&self, id: &str) {
+        let file = self.file_of(id);
+        fs_err::rename(self.path(id), file).unwrap();
+    }
+
+    /// Deletes an instance.
+    pub fn delete(&self, sop: &str) {
+        let listed = self.json("/instances?since=0&limit=100000&expand");
+        let of = |i: &&serde_json::Value| i["MainDicomTags"]["SOPInstanceUID"] == sop;
+        let found = listed.as_array().unwrap().iter().find(of).unwrap_or_else(|| panic!("{sop}"));
+        let path = format!("/instances/{}", found["ID"].as_str().unwrap());
+        self.curl(&[&path, "--request", "DELETE"]).unwrap();
+    }
+
     /// SHA-256 of each instance that curl gets, by `sha256sum`, with its SOP Instance UID.
     pub fn instances(&self) -> Vec<(String, String)> {
         let listed = self.json("/instances?since=0&limit=100000&expand");
@@ -161,6 +190,7 @@ pub fn dimse(port: u16, called: &str) -> DicomConfig {
         user: String::new(),
         password_file: None,
         titles: Some(DimseNames { called: called.into(), calling: "KURAMORI".into() }),
+        all_dated: true,
         recheck: Span(Duration::from_hours(30 * 24)),
         ca_file: None,
         lanes: 2,
@@ -182,6 +212,14 @@ pub fn dicom(study: u64, series: u64, instance: u64, pixels: usize) -> Vec<u8> {
 
 /// The same names, and other pixels.
 pub fn changed(study: u64, series: u64, instance: u64, pixels: usize, salt: u64) -> Vec<u8> {
+    let mut picture = vec![0; pixels & !1];
+    SeededRandom::new(salt << 60 | study << 40 | series << 20 | instance).fill(&mut picture);
+    let date = format!("2026{:02}{:02}", 1 + study % 12, 1 + study % 28);
+    made(study, series, instance, &picture, &date)
+}
+
+/// A file with these pixels and this date of the study; none if it is empty.
+pub fn made(study: u64, series: u64, instance: u64, picture: &[u8], date: &str) -> Vec<u8> {
     fn element(group: u16, element: u16, vr: [u8; 2], value: &[u8]) -> Vec<u8> {
         let mut value = value.to_vec();
         if value.len() % 2 == 1 {
@@ -207,19 +245,17 @@ pub fn changed(study: u64, series: u64, instance: u64, pixels: usize, salt: u64)
         element(2, 0x12, *b"UI", b"2.25.201"),
     ]
     .concat();
-    let mut picture = vec![0; pixels & !1];
-    SeededRandom::new(salt << 60 | study << 40 | series << 20 | instance).fill(&mut picture);
     let set = [
         element(8, 5, *b"CS", b"ISO_IR 192"),
         element(8, 0x16, *b"UI", class),
         element(8, 0x18, *b"UI", sop.as_bytes()),
-        element(8, 0x20, *b"DA", format!("2026{:02}{:02}", 1 + study % 12, 1 + study % 28).as_bytes()),
+        element(8, 0x20, *b"DA", date.as_bytes()),
         element(8, 0x60, *b"CS", b"OT"),
         element(0x10, 0x10, *b"PN", "試験^患者".as_bytes()),
         element(0x10, 0x20, *b"LO", format!("P{study}").as_bytes()),
         element(0x20, 0x0D, *b"UI", study_uid.as_bytes()),
         element(0x20, 0x0E, *b"UI", series_uid.as_bytes()),
-        element(0x7FE0, 0x10, *b"OW", &picture),
+        element(0x7FE0, 0x10, *b"OW", picture),
     ]
     .concat();
     let length = element(2, 0, *b"UL", &u32::try_from(meta.len()).unwrap().to_le_bytes());
