@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test's helper may panic, too")]
 
 mod common;
+#[path = "dicom/liar.rs"]
+mod liar;
 #[path = "dicom/other.rs"]
 mod other;
 
@@ -16,7 +18,7 @@ use std::{
 
 use common::{
     Folder, control, once_after,
-    orthanc::{Orthanc, dicom},
+    orthanc::{Orthanc, dicom, made},
     secret,
 };
 use kuramori_model::{
@@ -100,9 +102,12 @@ impl Sink for Strict {
     }
     fn earlier_content(&mut self, path: &TreePath, offset: u64, length: usize) -> Option<Vec<u8>> {
         self.before.get(path)?;
-        let file = fs_err::read(self.before_root.join(path.to_string())).ok()?;
-        let from = usize::try_from(offset).unwrap().min(file.len());
-        Some(file[from..(from + length).min(file.len())].to_vec())
+        let file = fs_err::File::open(self.before_root.join(path.to_string())).ok()?;
+        let size = file.metadata().ok()?.len();
+        let length = usize::try_from(size.saturating_sub(offset)).unwrap().min(length);
+        let mut bytes = vec![0; length];
+        std::os::unix::fs::FileExt::read_exact_at(file.file(), &mut bytes, offset).ok()?;
+        Some(bytes)
     }
 }
 
@@ -172,11 +177,7 @@ fn an_archive_comes_study_by_study_without_an_outage_and_another_one_gives_the_s
 
     // A new picture in one study and a deletion in another, which moves no "last update".
     pacs.store(&dicom(2, 1, 99, 3000));
-    let list = pacs.json("/instances?since=0&limit=100000&expand");
-    let victim =
-        list.as_array().unwrap().iter().find(|i| i["MainDicomTags"]["SOPInstanceUID"] == "2.25.3.1.1");
-    let victim = format!("/instances/{}", victim.unwrap()["ID"].as_str().unwrap());
-    pacs.curl(&[&victim, "--request", "DELETE"]).unwrap();
+    pacs.delete("2.25.3.1.1");
     let mut fourth = Strict::new(&temp.path().join("d"), Some(&third));
     read(pacs.config(), &mut fourth, &control()).unwrap();
     assert_eq!(fourth.put, ["studies/2.25.2/part-000.tar", "studies/2.25.3/part-000.tar"]);
@@ -206,6 +207,43 @@ fn an_archive_comes_study_by_study_without_an_outage_and_another_one_gives_the_s
     assert_eq!(back.wrong.len(), 1, "{back:?}");
     let error = give_back(&mut &bytes[..middle], &fresh.config(), &control()).unwrap_err();
     assert_eq!(error.code(), "source.manifest");
+}
+
+#[test]
+fn a_picture_of_any_size_that_is_changed_under_its_uid_is_told_and_kept() {
+    let pacs =
+        Orthanc::with(&serde_json::json!({ "OverwriteInstances": true, "MaximumStorageCacheSize": 0 }));
+    let mut pixels = vec![5; 257 << 20];
+    pacs.store(&made(1, 1, 1, &pixels, "20260101"));
+    let temp = tempfile::tempdir().unwrap();
+    let mut first = Strict::new(&temp.path().join("a"), None);
+    assert_eq!(read(pacs.config(), &mut first, &control()).unwrap().fault_count, 0);
+    pixels[200 << 20] = 6;
+    pacs.store(&made(1, 1, 1, &pixels, "20260101"));
+    let mut second = Strict::new(&temp.path().join("b"), Some(&first));
+    let report = read(pacs.config(), &mut second, &control()).unwrap();
+    let replaced = origin(&report).replaced;
+    assert_eq!((report.fault_count, replaced.len()), (0, 1), "{report:?}");
+    // Both digests are what another program says of the two files; both files are in the new restore point.
+    let list = |root: &Path| -> Vec<(String, String)> {
+        let tar = root.join("studies/2.25.1/part-000.tar");
+        let (out, parts) = (temp.path().join("out"), root.join("studies/2.25.1/part-001.tar"));
+        let _ = fs_err::remove_dir_all(&out);
+        fs_err::create_dir(&out).unwrap();
+        for tar in [tar, parts].iter().filter(|tar| tar.exists()) {
+            assert!(Command::new("tar").arg("xf").arg(tar).arg("-C").arg(&out).status().unwrap().success());
+        }
+        let all =
+            common::digests(&out).into_iter().map(|(name, sum)| (String::from_utf8(name).unwrap(), sum));
+        all.filter(|(name, _)| name.starts_with("./2.25.")).collect()
+    };
+    let (before, after) = (list(&first.folder.root), list(&second.folder.root));
+    let sum = |of: &[(String, String)], was: bool| {
+        of.iter().find(|(name, _)| name.contains(".was-") == was).unwrap().1.clone()
+    };
+    assert_eq!((before.len(), after.len()), (1, 2));
+    assert_eq!(sum(&after, true), sum(&before, false));
+    assert_eq!((&replaced[0].was, &replaced[0].now), (&sum(&before, false), &sum(&after, false)));
 }
 
 #[test]

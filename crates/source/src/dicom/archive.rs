@@ -29,6 +29,9 @@ pub(super) struct Listing {
     /// Kinds, where the archive names them.
     pub(super) classes: BTreeSet<String>,
     pub(super) modalities: BTreeSet<String>,
+    /// Why there may be more: the archive ended a list early, or refused it. A list that was cut is never read as
+    /// "the rest was deleted".
+    pub(super) cut: Option<String>,
 }
 
 /// Takes pictures as they come.
@@ -51,7 +54,7 @@ pub(super) trait Archive {
     fn studies(&mut self, days: Option<(Date, Date)>) -> Result<(Vec<(String, Listed)>, bool), Error>;
     /// It cannot be made to name them all.
     fn too_many(&self, days: &str) -> Error;
-    /// One study, asked for by its name.
+    /// One study, asked for by its name; none only where the archive says that it has no such study.
     fn study(&mut self, uid: &str) -> Result<Option<Listed>, Error>;
     /// What a study consists of.
     fn instances(&mut self, study: &str) -> Result<Listing, Error>;

@@ -47,10 +47,14 @@ pub(super) struct Instance {
     pub(super) size: u64,
     /// Changes when its content is replaced.
     pub(super) content: String,
+    /// `content` is the archive's own mark, known before the content is read; else it is the digest.
+    pub(super) marked: bool,
     /// Where it lies in the spool, if it is there already.
     pub(super) spooled: Option<u64>,
     /// The digest, if this is what the archive had under the UID before.
     pub(super) was: Option<String>,
+    /// The archive did not give it this time: it is the one of the previous restore point.
+    pub(super) carried: bool,
 }
 
 impl Instance {
@@ -80,6 +84,9 @@ pub struct Row {
     /// The archive had this under the UID before; it is not given back unless somebody asks for it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub was: bool,
+    /// The archive lists it, or may have it, and did not give it: this is the one of the restore point before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub carried: bool,
 }
 
 /// `offsets.json`.
@@ -139,7 +146,8 @@ pub(super) fn plan(study: &str, mut instances: Vec<Instance>, most: u64) -> Vec<
     parts.into_iter().zip(0..).map(|(instances, number)| part(study, number, instances)).collect()
 }
 
-fn part(study: &str, number: u32, instances: Vec<Instance>) -> Part {
+/// One file of a study.
+pub(super) fn part(study: &str, number: u32, instances: Vec<Instance>) -> Part {
     let (mut rows, mut offset, mut mark) = (Vec::new(), 0, Context::new(&SHA256));
     for instance in &instances {
         offset += BLOCK;
@@ -148,11 +156,17 @@ fn part(study: &str, number: u32, instances: Vec<Instance>) -> Part {
             series: instance.series.clone(),
             offset,
             size: instance.size,
-            mark: if instance.spooled.is_some() { String::new() } else { instance.content.clone() },
+            mark: if instance.marked { instance.content.clone() } else { String::new() },
             was: instance.was.is_some(),
+            carried: instance.carried,
         });
         offset += padded(instance.size);
-        let was = if instance.was.is_some() { "was" } else { "" }.to_owned();
+        let was = match (instance.was.is_some(), instance.carried) {
+            (true, _) => "was",
+            (false, true) => "carried",
+            (false, false) => "",
+        };
+        let was = was.to_owned();
         for text in [&instance.sop, &instance.series, &instance.content, &instance.size.to_string(), &was] {
             mark.update(text.as_bytes());
             mark.update(b"\0");
@@ -251,6 +265,11 @@ impl<'a> Content<'a> {
         };
         content.member("", "offsets.json", part.table.clone().into());
         content
+    }
+
+    /// How many instances were given whole; the next one is where it failed, if it did.
+    pub(super) fn given(&self) -> usize {
+        self.sha256.len()
     }
 
     /// A small member, whole.
@@ -429,8 +448,10 @@ mod tests {
             series: series.into(),
             size,
             content: "c".into(),
+            marked: true,
             spooled: None,
             was: None,
+            carried: false,
         }
     }
 

@@ -18,8 +18,8 @@ use super::{
     element::{self, Elements, IMPLICIT, Tag},
     line::Line,
     message::{
-        C_ECHO, C_FIND, C_GET, C_STORE, COMMAND_CLASS, COMMAND_FIELD, COMMAND_INSTANCE, DATA_SET, MESSAGE_ID,
-        Message, NO_DATA, PRIORITY, RESPONDED_TO, STATUS, SUCCESS, Value, command, receive, receive_data,
+        C_ECHO, C_FIND, C_STORE, COMMAND_CLASS, COMMAND_FIELD, COMMAND_INSTANCE, DATA_SET, MESSAGE_ID,
+        NO_DATA, PRIORITY, SUCCESS, Value, command, receive, receive_data,
     },
     pdu::Proposal,
 };
@@ -27,16 +27,11 @@ use crate::{Control, Error, config::DicomConfig, control::Bucket};
 
 const VERIFICATION: &str = "1.2.840.10008.1.1";
 const FIND: &str = "1.2.840.10008.5.1.4.1.2.2.1";
-const GET: &str = "1.2.840.10008.5.1.4.1.2.2.3";
 
 /// Kinds of pictures in one association: each with every way of writing, and one for the question.
 const KINDS: usize = 127 / SYNTAXES.len();
-/// Names in one question for single pictures.
-const NAMES: usize = 100;
 /// Most answers to one question; a list without end is none.
 const ANSWERS: usize = 2_000_000;
-/// Largest instance that is stored or taken.
-const INSTANCE: u64 = 4 << 30;
 
 /// An archive behind an association.
 pub(super) struct Dimse {
@@ -46,7 +41,7 @@ pub(super) struct Dimse {
     questions: Option<Line>,
     message: u16,
     /// Kinds that the archive has sent in this run.
-    seen: BTreeSet<String>,
+    pub(super) seen: BTreeSet<String>,
 }
 
 impl Dimse {
@@ -68,12 +63,12 @@ impl Dimse {
         Ok(archive)
     }
 
-    fn next_message(&mut self) -> u16 {
+    pub(super) fn next_message(&mut self) -> u16 {
         self.message = self.message.wrapping_add(1).max(1);
         self.message
     }
 
-    fn open(&self, proposals: &[Proposal]) -> Result<Line, Error> {
+    pub(super) fn open(&self, proposals: &[Proposal]) -> Result<Line, Error> {
         Line::open(&self.config, &self.control, &self.bucket, proposals)
     }
 
@@ -175,131 +170,27 @@ impl Dimse {
         }
     }
 
-    /// One association for some kinds; gives what did not come.
-    fn get(
+    /// A list of parts of a study. What is not all of it is said in `listing`.
+    fn part(
         &mut self,
-        kinds: &[String],
-        study: &str,
-        wanted: &BTreeMap<String, String>,
-        whole: bool,
-        take: &mut dyn Fetch,
-    ) -> Result<BTreeSet<String>, Error> {
-        let mut proposals =
-            vec![Proposal { service: GET.to_owned(), syntax: IMPLICIT.to_owned(), reverse: false }];
-        for kind in kinds {
-            proposals.extend(SYNTAXES.iter().map(|syntax| Proposal {
-                service: kind.clone(),
-                syntax: (*syntax).to_owned(),
-                reverse: true,
-            }));
-        }
-        let mut missing: BTreeSet<String> = wanted.keys().cloned().collect();
-        let mut line = self.open(&proposals)?;
-        study.clone_into(&mut line.what);
-        let Some(context) = line.context(GET).map(|agreed| agreed.id) else {
-            return Err(line.broken("it does not hand pictures out (C-GET, study root)"));
-        };
-        if line.agreed.len() == 1 {
-            line.release();
-            return Ok(missing);
-        }
-        let mut questions: Vec<Vec<(Tag, String)>> = Vec::new();
-        if whole {
-            questions.push(vec![(element::LEVEL, "STUDY".into()), (element::STUDY, study.into())]);
-        } else {
-            let mut series: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-            for (sop, of) in wanted {
-                series.entry(of).or_default().push(sop);
+        keys: &[(Tag, &str)],
+        of: &str,
+        listing: &mut Listing,
+    ) -> Result<Vec<Elements>, Error> {
+        match self.find(keys) {
+            Ok((found, true)) => Ok(found),
+            Ok((found, false)) => {
+                let why = format!("it ended a list of {of} early, after {}", found.len());
+                listing.cut.get_or_insert(why);
+                Ok(found)
             }
-            for (of, names) in series {
-                for names in names.chunks(NAMES) {
-                    questions.push(vec![
-                        (element::SOP_INSTANCE, names.join("\\")),
-                        (element::LEVEL, "IMAGE".into()),
-                        (element::STUDY, study.into()),
-                        (element::SERIES, of.into()),
-                    ]);
-                }
+            // One study that it cannot list does not keep us from the others.
+            Err(Error::Server { code, message, .. }) => {
+                listing.cut.get_or_insert(format!("it does not list the {of}: {message} ({code})"));
+                Ok(Vec::new())
             }
+            Err(error) => Err(error),
         }
-        for question in questions {
-            let mut identifier = Vec::new();
-            for (tag, value) in &question {
-                element::put(&mut identifier, *tag, value.as_bytes(), *tag != element::LEVEL);
-            }
-            let message = self.next_message();
-            let asked = command(&[
-                (COMMAND_CLASS, Value::Uid(GET)),
-                (COMMAND_FIELD, Value::Short(C_GET)),
-                (MESSAGE_ID, Value::Short(message)),
-                (PRIORITY, Value::Short(2)),
-                (DATA_SET, Value::Short(0)),
-            ]);
-            line.say(context, &asked, Some(&identifier))?;
-            loop {
-                let answer = receive(&mut line)?;
-                if answer.field() == C_STORE {
-                    self.take_one(&mut line, &answer, wanted, &mut missing, take)?;
-                    continue;
-                }
-                if answer.has_data() {
-                    receive_data(&mut line, &mut |_| Ok(()))?;
-                }
-                match answer.status() {
-                    0xFF00 => {}
-                    // All, some, or none of them: what is missing is seen by what is missing.
-                    SUCCESS | 0xB000 => break,
-                    status if status >> 12 == 0xA || status >> 12 == 0xC => break,
-                    _ => return Err(answer.refused(&line, "C-GET")),
-                }
-            }
-        }
-        line.release();
-        Ok(missing)
-    }
-
-    fn take_one(
-        &mut self,
-        line: &mut Line,
-        asked: &Message,
-        wanted: &BTreeMap<String, String>,
-        missing: &mut BTreeSet<String>,
-        take: &mut dyn Fetch,
-    ) -> Result<(), Error> {
-        let (class, sop) =
-            (asked.command.text(COMMAND_CLASS).to_owned(), asked.command.text(COMMAND_INSTANCE).to_owned());
-        let syntax = line.agreed.iter().find(|agreed| agreed.id == asked.context).cloned();
-        let Some(syntax) = syntax.filter(|agreed| agreed.service == class).map(|agreed| agreed.syntax) else {
-            return Err(line.broken("it sends a picture in a way that was not agreed on"));
-        };
-        // What was not listed came meanwhile: the next run's.
-        let ours = wanted.contains_key(&sop) && missing.contains(&sop);
-        if ours {
-            take.begin(&sop)?;
-            take.write(&element::file_head(&class, &sop, &syntax))?;
-        }
-        let mut size = 0;
-        receive_data(line, &mut |piece| {
-            size += piece.len() as u64;
-            if size > INSTANCE {
-                return Err(Error::Manifest(format!("`{sop}` is larger than any picture that is taken")));
-            }
-            if ours { take.write(piece) } else { Ok(()) }
-        })?;
-        if ours {
-            take.end(&sop)?;
-            missing.remove(&sop);
-            self.seen.insert(class.clone());
-        }
-        let answer = command(&[
-            (COMMAND_CLASS, Value::Uid(&class)),
-            (COMMAND_FIELD, Value::Short(C_STORE | 0x8000)),
-            (RESPONDED_TO, Value::Short(asked.command.short(MESSAGE_ID).unwrap_or(0))),
-            (DATA_SET, Value::Short(NO_DATA)),
-            (STATUS, Value::Short(SUCCESS)),
-            (COMMAND_INSTANCE, Value::Uid(&sop)),
-        ]);
-        line.say(asked.context, &answer, None)
     }
 }
 
@@ -334,12 +225,12 @@ impl Archive for Dimse {
 
     fn study(&mut self, uid: &str) -> Result<Option<Listed>, Error> {
         let keys = [(element::LEVEL, "STUDY"), (element::STUDY, uid), (element::STUDY_INSTANCES, "")];
-        let found = self.find(&keys)?.0;
+        let (found, whole) = self.find(&keys)?;
         let found = found.iter().find(|study| study.text(element::STUDY) == uid);
-        Ok(found.map(|study| Listed {
-            uid: uid.to_owned(),
-            said: study.text(element::STUDY_INSTANCES).parse().ok(),
-        }))
+        let said = found.map(|study| study.text(element::STUDY_INSTANCES).parse().ok());
+        // An answer that was ended early does not say that the study is gone.
+        let said = said.or((!whole).then_some(None));
+        Ok(said.map(|said| Listed { uid: uid.to_owned(), said }))
     }
 
     fn instances(&mut self, study: &str) -> Result<Listing, Error> {
@@ -350,7 +241,7 @@ impl Archive for Dimse {
             (element::SERIES, ""),
             (element::MODALITY, ""),
         ];
-        for series in self.find(&keys)?.0 {
+        for series in self.part(&keys, "series", &mut listing)? {
             let uid = series.text(element::SERIES).to_owned();
             if !super::is_uid(&uid) {
                 continue;
@@ -363,7 +254,7 @@ impl Archive for Dimse {
                 (element::SOP_INSTANCE, ""),
                 (element::SOP_CLASS, ""),
             ];
-            for instance in self.find(&keys)?.0 {
+            for instance in self.part(&keys, "pictures", &mut listing)? {
                 let sop = instance.text(element::SOP_INSTANCE).to_owned();
                 if super::is_uid(&sop) {
                     let class = instance.text(element::SOP_CLASS);

@@ -18,6 +18,7 @@ pub mod bundle;
 mod classes;
 mod dimse;
 mod element;
+mod get;
 mod line;
 mod message;
 mod orthanc;

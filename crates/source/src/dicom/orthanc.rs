@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::digest::{Context, SHA256};
 use crossbeam_channel::Receiver;
 use jiff::{civil::DateTime, tz::TimeZone};
 use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath};
@@ -19,7 +19,7 @@ use super::{
     bundle::{self, Content, Feed, Instance, PART, Part},
     is_uid,
     prior::{self, Prior, part_path},
-    site::{Lanes, Site},
+    site::{Lanes, Site, piece},
 };
 use crate::{
     Control, Error, Phase, Progress, Report,
@@ -30,8 +30,10 @@ use crate::{
 
 /// Studies whose instances are listed ahead.
 const AHEAD: usize = 8;
-/// A picture that was changed is looked into up to this size.
-const LOOKED_INTO: u64 = 256 << 20;
+/// Tries of a picture whose line breaks.
+const TRIES: u32 = 3;
+/// Bytes of a changed picture that are taken at once.
+const PIECE: usize = 1 << 20;
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -132,9 +134,11 @@ fn plan(site: &Site, id: &str) -> Result<Planned, Error> {
                     .map_or_else(|| instance.parent_series.clone(), |s| name(&s.main_dicom_tags.uid, &s.id)),
                 size: instance.file_size,
                 content: instance.file_uuid,
+                marked: true,
                 id: instance.id,
                 spooled: None,
                 was: None,
+                carried: false,
             }
         })
         .collect();
@@ -194,6 +198,12 @@ pub(super) fn read(config: &DicomConfig, sink: &mut dyn Sink, control: &Control)
     Ok(tally.report(begun, seconds, super::consistency(DicomBy::Orthanc), origin))
 }
 
+/// A file of which the archive did not give all; which instance it refused, and why.
+struct Short {
+    instances: Vec<Instance>,
+    refused: Option<(usize, String)>,
+}
+
 struct Run<'a> {
     site: &'a Site,
     lanes: &'a Lanes,
@@ -225,9 +235,12 @@ impl Run<'_> {
             })?;
             self.tally.studies += 1;
             self.tally.newest = self.tally.newest.max(Some(updated));
-            let parts = self.parts(&folder, &uid, updated, instances)?;
-            for (part, number) in parts.iter().zip(0..) {
-                self.part(&part_path(&folder, number)?, updated, part)?;
+            let (parts, prior) = self.parts(&folder, &uid, updated, instances)?;
+            for (part, number) in parts.into_iter().zip(0..) {
+                let path = part_path(&folder, number)?;
+                if let Err(short) = self.part(&path, updated, part)? {
+                    self.salvage(&path, (&uid, number, updated), short, prior.as_ref())?;
+                }
             }
             self.sink.seal(&folder)?;
         }
@@ -242,42 +255,76 @@ impl Run<'_> {
         uid: &str,
         updated: FileTime,
         mut instances: Vec<Instance>,
-    ) -> Result<Vec<Part>, Error> {
+    ) -> Result<(Vec<Part>, Option<Prior>), Error> {
         let parts = bundle::plan(uid, instances.clone(), PART);
         let mut known = true;
         for (part, number) in parts.iter().zip(0..) {
             known &= self.sink.known(&entry(&part_path(folder, number)?, updated, part));
         }
         if known {
-            return Ok(parts);
+            return Ok((parts, None));
         }
-        let Some(prior) = Prior::load(self.sink, folder)? else { return Ok(parts) };
         self.spool.clear()?;
+        let Some(prior) = Prior::load(self.sink, folder)? else { return Ok((parts, None)) };
         prior.carry(self.sink, &mut instances, &mut self.spool)?;
         let mut came: BTreeMap<String, Spooled> = BTreeMap::new();
         for instance in instances.iter().filter(|instance| instance.was.is_none()) {
             let Some(known) = prior.now.get(&instance.sop) else { continue };
-            let changed = !known.row.mark.is_empty() && known.row.mark != instance.content;
-            if !changed || instance.size > LOOKED_INTO {
-                continue;
+            if !known.row.mark.is_empty() && known.row.mark != instance.content {
+                // Read twice, because the old one has its place in the plan before the new one is read for good.
+                came.extend(self.look(instance)?.ok().map(|spooled| (instance.sop.clone(), spooled)));
             }
-            // Read twice, because the old one has its place in the plan before the new one is read for good.
-            let bytes = match self.site.get(&format!("/instances/{}/file", instance.id), instance.size) {
-                Ok(bytes) => bytes,
-                Err(Error::Server { code, .. }) if code == "404" => continue,
-                Err(error) => return Err(error),
-            };
-            let sha256 = hex::encode(digest(&SHA256, &bytes));
-            let offset = self.spool.add(&bytes)?;
-            came.insert(instance.sop.clone(), Spooled { offset, size: bytes.len() as u64, sha256 });
         }
         let replaced = prior::replaced(&prior, uid, &came, &mut self.spool, self.sink, &mut instances)?;
         self.tally.replaced(replaced);
-        Ok(bundle::plan(uid, instances, PART))
+        Ok((bundle::plan(uid, instances, PART), Some(prior)))
     }
 
-    fn part(&mut self, path: &TreePath, updated: FileTime, part: &Part) -> Result<(), Error> {
-        let entry = entry(path, updated, part);
+    /// Takes a picture into the spool, however large it is; the inner error says why the archive does not give it.
+    fn look(&mut self, instance: &Instance) -> Result<Result<Spooled, String>, Error> {
+        let path = format!("/instances/{}/file", instance.id);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut response = match self.site.open(&path, instance.size) {
+                Ok(response) => response,
+                Err(Error::Server { code, message, .. }) if of_one(&code) => return Ok(Err(message)),
+                Err(error) => return Err(error),
+            };
+            let (mut size, mut sum) = (0, Context::new(&SHA256));
+            let offset = self.spool.add(&[])?;
+            let broken = loop {
+                if self.control.cancel.is_cancelled() {
+                    return Err(Error::Cancelled(instance.sop.clone()));
+                }
+                match piece(&mut response, PIECE) {
+                    Ok(bytes) if bytes.is_empty() => break None,
+                    Ok(bytes) => {
+                        size += bytes.len() as u64;
+                        sum.update(&bytes);
+                        self.spool.add(&bytes)?;
+                        let wait = self.bucket.take(bytes.len() as u64);
+                        if !wait.is_zero() {
+                            self.control.clock.sleep(wait);
+                        }
+                    }
+                    Err(error) => break Some(error.to_string()),
+                }
+            };
+            let Some(why) = broken else {
+                return Ok(Ok(Spooled { offset, size, sha256: hex::encode(sum.finish()) }));
+            };
+            if tries >= TRIES {
+                let (server, what) = (self.site.server().to_owned(), instance.sop.clone());
+                return Err(Error::ConnectionLost { server, what, why });
+            }
+        }
+    }
+
+    /// Gives a file to the sink. It comes back if the archive does not give all of it: the sink has recorded that
+    /// as a fault and has nothing of it.
+    fn part(&mut self, path: &TreePath, updated: FileTime, part: Part) -> Result<Result<(), Short>, Error> {
+        let entry = entry(path, updated, &part);
         (self.control.progress)(&Progress {
             phase: Phase::Reading,
             items: self.tally.items,
@@ -290,7 +337,7 @@ impl Run<'_> {
             self.sink.keep(entry)?;
             self.tally.kept += 1;
             self.tally.count(part.size, instances);
-            return Ok(());
+            return Ok(Ok(()));
         }
         let feed = Feed {
             site: Some((self.site, self.lanes)),
@@ -298,29 +345,97 @@ impl Run<'_> {
             bucket: self.bucket,
             control: self.control,
         };
-        let mut content = Content::new(feed, part);
+        let mut content = Content::new(feed, &part);
         let taken = self.sink.put(entry, &mut content);
-        match content.failed.take() {
+        let failed = content.failed.take();
+        let at = content.given();
+        drop(content);
+        let refused = match failed {
             None => {
                 taken?;
                 self.tally.count(part.size, instances);
-                Ok(())
+                return Ok(Ok(()));
             }
-            // Deleted or replaced while it was read; everything else is the archive's own trouble. The sink has
-            // recorded the fault itself when the content broke.
-            Some(Error::Server { code, .. }) if code == "404" => {
-                taken?;
-                self.tally.fault(path, "an instance was deleted while the study was read".into());
-                Ok(())
+            // One picture was lost, deleted or replaced; everything else is the archive's own trouble.
+            Some(Error::Server { code, message, .. }) if of_one(&code) => Some((at, message)),
+            Some(Error::Protocol { why, .. }) if why.contains("were listed") => None,
+            Some(error) => return Err(error),
+        };
+        taken?;
+        Ok(Err(Short { instances: part.instances, refused }))
+    }
+
+    /// One picture that the archive does not give must not cost the others: takes what comes, and of what does not
+    /// come what the previous restore point has.
+    fn salvage(
+        &mut self,
+        path: &TreePath,
+        (uid, number, updated): (&str, u32, FileTime),
+        short: Short,
+        prior: Option<&Prior>,
+    ) -> Result<(), Error> {
+        let (mut instances, mut lost) = (Vec::new(), 0);
+        for (place, instance) in short.instances.into_iter().enumerate() {
+            if instance.spooled.is_some() {
+                instances.push(instance);
+                continue;
             }
-            Some(Error::Protocol { why, .. }) if why.contains("were listed") => {
-                taken?;
-                self.tally.fault(path, why);
-                Ok(())
-            }
-            Some(error) => Err(error),
+            let looked = match &short.refused {
+                Some((at, why)) if *at == place => Err(why.clone()),
+                _ => self.look(&instance)?,
+            };
+            let why = match looked {
+                Ok(Spooled { offset, size, .. }) => {
+                    instances.push(Instance { size, spooled: Some(offset), ..instance });
+                    continue;
+                }
+                Err(why) => why,
+            };
+            let known = prior.and_then(|prior| prior.now.get(&instance.sop));
+            let held = match known {
+                Some(known) => known.spool(self.sink, &mut self.spool)?,
+                None => None,
+            };
+            let old = if held.is_some() { "; the one of the restore point before stays" } else { "" };
+            self.fault(path, format!("the archive lists {} and does not give it: {why}{old}", instance.sop));
+            // With its old mark: if it comes back as another one, that is seen.
+            let mark = known.map(|known| known.row.mark.clone()).unwrap_or_default();
+            let (id, was) = (instance.id, None);
+            instances.extend(held.map(|held| Instance {
+                id,
+                content: mark,
+                marked: true,
+                was,
+                carried: true,
+                ..held
+            }));
+            lost += 1;
+        }
+        if lost == 0 {
+            // The sink has it as a fault, because it did not come whole at first.
+            self.tally.fault(path, "an instance was replaced while the study was read".into());
+        }
+        if instances.is_empty() {
+            return Ok(());
+        }
+        match self.part(path, updated, bundle::part(uid, number, instances))? {
+            Ok(()) => Ok(()),
+            Err(_) => Err(Error::Protocol {
+                server: self.site.server().to_owned(),
+                why: format!("`{path}` could not be written from the spool"),
+            }),
         }
     }
+
+    fn fault(&mut self, path: &TreePath, why: String) {
+        self.sink.fault(path, why.clone());
+        self.tally.fault(path, why);
+    }
+}
+
+/// Whether a refusal is about one picture: it was deleted, or its file is lost (Orthanc answers 500 then).
+fn of_one(code: &str) -> bool {
+    matches!(code, "404" | "410" | "500")
 }
 
 fn entry(path: &TreePath, updated: FileTime, part: &Part) -> Entry {

@@ -101,6 +101,27 @@ impl Prior {
         }
         Ok(())
     }
+
+    /// What the archive did not give goes on being kept, too, marked as such: so it is asked for in each run. Gives
+    /// the number.
+    pub(super) fn hold(
+        &self,
+        gone: &dyn Fn(&str) -> bool,
+        sink: &mut dyn Sink,
+        instances: &mut Vec<Instance>,
+        spool: &mut Spool,
+    ) -> Result<usize, Error> {
+        let mut held = 0;
+        for (sop, known) in &self.now {
+            if gone(sop)
+                && let Some(before) = known.spool(sink, spool)?
+            {
+                instances.push(Instance { id: sop.clone(), was: None, carried: true, ..before });
+                held += 1;
+            }
+        }
+        Ok(held)
+    }
 }
 
 fn tables(sink: &mut dyn Sink, path: &TreePath) -> Option<(Table, Vec<String>, u64)> {
@@ -133,8 +154,10 @@ impl Known {
             series: self.row.series.clone(),
             size: self.row.size,
             content: self.sha256.clone(),
+            marked: false,
             spooled: Some(first.unwrap_or(0)),
             was: Some(self.sha256.clone()),
+            carried: false,
         }))
     }
 

@@ -4,10 +4,14 @@
 //! restore point and the study was read not too long ago, its files are kept unread; else all its instances are
 //! fetched into a [`Spool`], compared with the list and with what was there before, and written as bundles.
 //!
-//! What an archive lists and does not give, what it gives under another name, and a number of instances that it
-//! states and does not list are faults of the restore point: it holds what came, and is incomplete.
+//! What an archive lists and does not give, what it gives under another name, a list that it ends early, and a
+//! number of instances that it states and does not list are faults of the restore point: it is incomplete, holds
+//! what came, and goes on holding what the restore point before had of it. Only a whole answer takes a picture away.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use kuramori_model::tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath};
@@ -57,9 +61,6 @@ pub(super) fn read(config: &DicomConfig, sink: &mut dyn Sink, control: &Control)
     let (name, version) = archive.about()?;
     say(Phase::Looking, &tally, "studies");
     let (studies, limited) = studies::all(archive.as_mut())?;
-    if limited {
-        tracing::warn!(server = config.server, "the archive ends long answers at a limit of its own");
-    }
     let mut run = Run {
         config,
         archive: archive.as_mut(),
@@ -69,13 +70,23 @@ pub(super) fn read(config: &DicomConfig, sink: &mut dyn Sink, control: &Control)
         spool: Spool::new()?,
         read_at: FileTime { seconds: begun.as_second(), nanos: 0 },
         tally,
+        bare: 0,
     };
     let all = TreePath::new("studies").map_err(|error| Error::Config(error.to_string()))?;
+    if limited && !config.all_dated {
+        let why = "the archive does not name all its studies in one answer: one without a date may be missing \
+                   (raise its limit, or say `all_dated = true` if it has none)";
+        run.fault(&all, why.to_owned());
+    }
     for study in &studies {
         if control.cancel.is_cancelled() {
             return Err(Error::Cancelled(study.uid.clone()));
         }
         run.study(&all, study)?;
+    }
+    if run.bare > 0 && run.tally.instances == 0 {
+        let why = format!("the archive lists {} studies and no picture of any", studies.len());
+        run.fault(&all, why);
     }
     run.sink.seal(&all)?;
     tally = run.tally;
@@ -103,6 +114,8 @@ struct Run<'a> {
     spool: Spool,
     read_at: FileTime,
     tally: Tally,
+    /// Studies without a picture and without a number of pictures.
+    bare: u64,
 }
 
 impl Run<'_> {
@@ -110,26 +123,34 @@ impl Run<'_> {
         let folder = all.join(study.uid.as_bytes()).map_err(|error| Error::Config(error.to_string()))?;
         self.say(&folder);
         let mut listing = self.archive.instances(&study.uid)?;
-        if listing.instances.is_empty() && study.said.is_none_or(|said| said == 0) {
-            // Deleted since it was listed, or without pictures.
+        let mut said = study.said;
+        if odd(said, &listing) {
+            // Pictures may arrive while we ask, or the study may go: the second answer counts.
+            let again = self.archive.study(&study.uid)?;
+            listing = self.archive.instances(&study.uid)?;
+            match again {
+                // A number that it knew once is not forgotten because it leaves it out now.
+                Some(again) => said = again.said.or(said),
+                None if listing.instances.is_empty() && listing.cut.is_none() => return Ok(()),
+                None => {}
+            }
+        }
+        let prior = Prior::load(self.sink, &folder)?;
+        let empty = listing.instances.is_empty() && listing.cut.is_none();
+        if empty && (said == Some(0) || (said.is_none() && prior.is_none())) {
+            // Without pictures.
+            self.bare += u64::from(said.is_none());
             return Ok(());
         }
         self.tally.studies += 1;
-        let mut said = study.said;
-        if said.is_some_and(|said| said != listing.instances.len() as u64) {
-            // Pictures may arrive while we ask: the second answer counts.
-            let again = self.archive.study(&study.uid)?;
-            said = again.and_then(|again| again.said);
-            listing = self.archive.instances(&study.uid)?;
-        }
-        let listed = listing.instances.len() as u64;
-        if let Some(said) = said.filter(|said| *said != listed) {
-            let why = format!("the archive says that the study has {said} instances and lists {listed}");
+        if let Some(why) = incomplete(said, &listing) {
+            if said.is_none_or(|said| said >= listing.instances.len() as u64) {
+                listing.cut = Some(why.clone());
+            }
             self.fault(&folder, why);
         }
-        let prior = Prior::load(self.sink, &folder)?;
         let kept = match &prior {
-            Some(prior) if same(prior, &listing) && !self.due(prior, &study.uid) => {
+            Some(prior) if holds(prior, &listing) && !self.due(prior, &study.uid) => {
                 self.keep(&folder, prior)?
             }
             _ => false,
@@ -180,20 +201,13 @@ impl Run<'_> {
         prior: Option<&Prior>,
     ) -> Result<(), Error> {
         self.spool.clear()?;
-        let missing = self.archive.fetch(uid, listing, &mut self.spool)?;
+        let missing = if listing.instances.is_empty() {
+            BTreeSet::new()
+        } else {
+            self.archive.fetch(uid, listing, &mut self.spool)?
+        };
         for (sop, why) in std::mem::take(&mut self.spool.wrong) {
             self.fault(folder, format!("`{sop}`: {why}"));
-        }
-        if !missing.is_empty() {
-            let names: Vec<&str> = missing.iter().take(NAMED).map(String::as_str).collect();
-            let more = if missing.len() > NAMED { " …" } else { "" };
-            let why = format!(
-                "the archive lists {} instances and gave {}; missing: {}{more}",
-                listing.instances.len(),
-                listing.instances.len() - missing.len(),
-                names.join(", ")
-            );
-            self.fault(folder, why);
         }
         let came: BTreeMap<String, Spooled> = self.spool.have.clone();
         let mut instances: Vec<Instance> = came
@@ -204,14 +218,35 @@ impl Run<'_> {
                 series: listing.instances.get(sop).cloned().unwrap_or_default(),
                 size: spooled.size,
                 content: spooled.sha256.clone(),
+                marked: false,
                 spooled: Some(spooled.offset),
                 was: None,
+                carried: false,
             })
             .collect();
+        let mut held = 0;
         if let Some(prior) = prior {
+            // What is not named by a list that was cut may be there as well as what is listed and did not come.
+            let lost = |sop: &str| {
+                !came.contains_key(sop) && (listing.cut.is_some() || listing.instances.contains_key(sop))
+            };
+            held = prior.hold(&lost, self.sink, &mut instances, &mut self.spool)?;
             prior.carry(self.sink, &mut instances, &mut self.spool)?;
             let replaced = prior::replaced(prior, uid, &came, &mut self.spool, self.sink, &mut instances)?;
             self.tally.replaced(replaced);
+        }
+        if !missing.is_empty() {
+            let names: Vec<&str> = missing.iter().take(NAMED).map(String::as_str).collect();
+            let more = if missing.len() > NAMED { " …" } else { "" };
+            let old =
+                if held > 0 { format!("; {held} stay from the restore point before") } else { String::new() };
+            let why = format!(
+                "the archive lists {} instances and gave {}; missing: {}{more}{old}",
+                listing.instances.len(),
+                listing.instances.len() - missing.len(),
+                names.join(", ")
+            );
+            self.fault(folder, why);
         }
         for (part, number) in bundle::plan(uid, instances, PART).iter().zip(0..) {
             self.part(&part_path(folder, number)?, part)?;
@@ -250,11 +285,35 @@ impl Run<'_> {
     }
 }
 
-/// Whether the archive lists what the previous restore point holds.
-fn same(prior: &Prior, listing: &Listing) -> bool {
-    prior.now.len() == listing.instances.len()
-        && prior
-            .now
-            .iter()
-            .all(|(sop, known)| listing.instances.get(sop).is_some_and(|series| *series == known.row.series))
+/// Whether what the archive says of a study and what it lists do not fit.
+fn odd(said: Option<u64>, listing: &Listing) -> bool {
+    let listed = listing.instances.len() as u64;
+    listing.cut.is_some() || listed == 0 || said.is_some_and(|said| said != listed)
+}
+
+/// Why the list cannot be all of the study.
+fn incomplete(said: Option<u64>, listing: &Listing) -> Option<String> {
+    let listed = listing.instances.len() as u64;
+    let says =
+        said.filter(|said| *said != listed).map(|said| format!("says that the study has {said} instances"));
+    match (&listing.cut, says) {
+        (Some(cut), Some(says)) => {
+            Some(format!("the archive's list is not whole: {cut}; it lists {listed} instances and {says}"))
+        }
+        (Some(cut), None) => {
+            Some(format!("the archive's list is not whole: {cut}; it lists {listed} instances"))
+        }
+        (None, Some(says)) => Some(format!("the archive {says} and lists {listed}")),
+        (None, None) if listed == 0 => Some("the archive lists the study and no picture of it".to_owned()),
+        (None, None) => None,
+    }
+}
+
+/// Whether the previous restore point holds what the archive lists. A list that may be short takes nothing away.
+fn holds(prior: &Prior, listing: &Listing) -> bool {
+    let listed = |sop: &str, series: &str| {
+        prior.now.get(sop).is_some_and(|known| known.row.series == series && !known.row.carried)
+    };
+    (listing.cut.is_some() || prior.now.len() == listing.instances.len())
+        && listing.instances.iter().all(|(sop, series)| listed(sop, series))
 }

@@ -218,7 +218,11 @@ fn look(
     let mut wanted = archive.instances(study)?;
     wanted.instances.retain(|sop, _| *sop == row.sop);
     if wanted.instances.is_empty() {
-        return Ok(None);
+        if wanted.cut.is_none() {
+            return Ok(None);
+        }
+        // It may be there and not be listed: asked for by its name.
+        wanted.instances.insert(row.sop.clone(), row.series.clone());
     }
     spool.clear()?;
     archive.fetch(study, &wanted, spool)?;

@@ -248,8 +248,18 @@ impl Archive for Web {
     }
 
     fn instances(&mut self, study: &str) -> Result<Listing, Error> {
-        let rows = self.list(&format!("/studies/{study}/instances"), "00080018")?;
         let mut listing = Listing::default();
+        let rows = match self.list(&format!("/studies/{study}/instances"), "00080018") {
+            Ok(rows) => rows,
+            // It has no such study.
+            Err(Error::Server { code, .. }) if matches!(code.as_str(), "404" | "410") => BTreeMap::new(),
+            // One study that it cannot list does not keep us from the others.
+            Err(Error::Server { message, .. }) => {
+                listing.cut = Some(format!("it does not list the pictures: {message}"));
+                BTreeMap::new()
+            }
+            Err(error) => return Err(error),
+        };
         for (sop, row) in rows {
             let series = text(&row, "0020000E");
             if super::is_uid(&series) {

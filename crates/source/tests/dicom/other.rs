@@ -22,6 +22,7 @@ use crate::{
         once_after,
         orthanc::{Orthanc, changed, dicom},
     },
+    liar::{self, Lies},
     origin, read,
 };
 
@@ -141,17 +142,40 @@ fn any_archive_comes_by_find_and_get_and_another_one_takes_it_back() {
     assert!(wrong.len() == 1 && wrong[0].0 == "2.25.1.1.2", "{wrong:?}");
     let mut again = Strict::new(&temp.path().join("g"), None);
     read(fresh.config(), &mut again, &control()).unwrap();
-    let mut expected: BTreeMap<_, _> = both.into_iter().filter(|(name, _)| !name.contains(".was-")).collect();
+    let mut expected: BTreeMap<_, _> =
+        both.clone().into_iter().filter(|(name, _)| !name.contains(".was-")).collect();
     expected.insert("2.25.1.1.2.dcm".into(), set_of(&changed(1, 1, 2, 20_000, 7)).to_vec());
     assert!(sets(&again.folder.root) == expected);
 
     // It lists what it cannot give: what came is there, and the restore point is not whole.
-    fs_err::remove_file(pacs.file_of("2.25.4.2.3")).unwrap();
+    let lost = pacs.file_of("2.25.4.2.3");
+    let content = fs_err::read(&lost).unwrap();
+    fs_err::remove_file(&lost).unwrap();
     let mut lied_to = Strict::new(&temp.path().join("h"), None);
     let report = read(pacs.config(), &mut lied_to, &control()).unwrap();
     assert_eq!((report.fault_count, lied_to.folder.faults.len()), (1, 1), "{report:?}");
     assert!(report.faults[0].why.contains("2.25.4.2.3"), "{report:?}");
     assert_eq!(sets(&lied_to.folder.root).len(), 24);
+    // What the restore point before had of it stays, and is asked for until it is there again.
+    let mut held = Strict::new(&temp.path().join("i"), Some(&sixth));
+    let report = read(pacs.config(), &mut held, &later(93)).unwrap();
+    assert_eq!((report.fault_count, held.put.len()), (1, 4), "{report:?}");
+    let mut still = Strict::new(&temp.path().join("j"), Some(&held));
+    let report = read(pacs.config(), &mut still, &later(93)).unwrap();
+    assert_eq!((report.fault_count, report.kept, still.put.len()), (1, 3, 1), "{report:?}");
+    assert!(report.faults[0].why.contains("1 stay"), "{report:?}");
+    assert!(sets(&still.folder.root) == both, "nothing was lost");
+    fs_err::write(&lost, content).unwrap();
+    let mut healed = Strict::new(&temp.path().join("k"), Some(&still));
+    let report = read(pacs.config(), &mut healed, &later(93)).unwrap();
+    assert_eq!(
+        (report.fault_count, healed.put.len(), origin(&report).replaced_count),
+        (0, 1, 0),
+        "{report:?}"
+    );
+    let mut whole = Strict::new(&temp.path().join("l"), Some(&healed));
+    let report = read(pacs.config(), &mut whole, &later(93)).unwrap();
+    assert_eq!((report.fault_count, report.kept), (0, 4), "{report:?}");
 
     // Names that it does not know, and nobody at all.
     let fails =
@@ -239,8 +263,76 @@ fn orthanc_comes_over_dicomweb_and_by_get_although_it_names_only_a_few_studies_a
     let mut still = Strict::new(&temp.path().join("f"), Some(&seen));
     let report = read(pacs.config(), &mut still, &control()).unwrap();
     assert_eq!((still.put.len(), origin(&report).replaced_count, report.kept), (0, 0, 17), "{report:?}");
+    // A file that the archive lost costs one picture, not its study and not the run; the old one stays.
+    let id = pacs.store(&dicom(6, 1, 2, 3000));
+    let mut whole = Strict::new(&temp.path().join("own-1"), Some(&still));
+    assert_eq!(read(pacs.config(), &mut whole, &control()).unwrap().fault_count, 0);
+    pacs.lose(&id);
+    pacs.store(&dicom(6, 1, 3, 3000));
+    for (number, before, names) in [(2, None, 19), (3, Some(&whole), 21)] {
+        let mut lost = Strict::new(&temp.path().join(format!("own-{number}")), before);
+        let report = read(pacs.config(), &mut lost, &control()).unwrap();
+        let why = &report.faults[0].why;
+        assert!(report.fault_count == 1 && why.contains("2.25.6.1.2"), "{report:?}");
+        assert_eq!((sets(&lost.folder.root).len(), why.contains("stays")), (names, before.is_some()));
+        if before.is_some() {
+            let mut again = Strict::new(&temp.path().join("own-again"), Some(&lost));
+            let report = read(pacs.config(), &mut again, &control()).unwrap();
+            assert_eq!((report.fault_count, report.kept), (1, 17), "asked for in each run: {report:?}");
+            pacs.find(&id);
+            let mut found = Strict::new(&temp.path().join("own-4"), Some(&again));
+            let report = read(pacs.config(), &mut found, &control()).unwrap();
+            assert_eq!((report.fault_count, origin(&report).replaced_count), (0, 0), "{report:?}");
+        }
+    }
+    for instance in [2, 3] {
+        pacs.delete(&format!("2.25.6.1.{instance}"));
+    }
     let mut web = Strict::new(&temp.path().join("g"), Some(&second));
     let config = DicomConfig { recheck: Span(std::time::Duration::from_hours(24)), ..pacs.web() };
     let report = read(config, &mut web, &later(2)).unwrap();
     assert_eq!((web.put.len(), origin(&report).replaced_count), (17, 1), "{report:?}");
+    lists_that_are_cut_take_nothing_away_and_hide_nothing(&pacs, temp.path());
+}
+
+/// 17 studies come, and more are made here.
+fn lists_that_are_cut_take_nothing_away_and_hide_nothing(pacs: &Orthanc, temp: &Path) {
+    let through = |lies: Lies| DicomConfig { port: liar::between(pacs.dimse().port, lies), ..pacs.dimse() };
+    // A series of six of which it names four, and no number that would show it.
+    for instance in 1..=6 {
+        pacs.store(&dicom(30, 1, instance, 3000));
+    }
+    let mut cut = Strict::new(&temp.join("cut"), None);
+    let report = read(through(Lies { no_numbers: true, short: None }), &mut cut, &control()).unwrap();
+    assert_eq!((report.fault_count, cut.folder.faults.len()), (1, 1), "{report:?}");
+    let fault = &report.faults[0];
+    assert!(
+        fault.path.ends_with("2.25.30") && fault.why.contains("ended a list of pictures early"),
+        "{fault:?}"
+    );
+    assert_eq!((origin(&report).studies, origin(&report).instances), (18, 18 + 4));
+
+    // It has no room for the question (A700), or says that there is nothing: nobody deleted 18 studies.
+    for (number, status) in [0xA700, 0].into_iter().enumerate() {
+        let lies = Lies { no_numbers: true, short: Some(("SERIES", 0, status)) };
+        let mut mute = Strict::new(&temp.join(format!("mute-{number}")), Some(&cut));
+        let report = read(through(lies), &mut mute, &control()).unwrap();
+        assert_eq!((report.fault_count, report.kept, mute.put.len()), (18, 18, 0), "{status:X}: {report:?}");
+        assert_eq!(origin(&report).instances, 22);
+    }
+    // One that lists studies and no picture of any is not simply empty.
+    let lies = Lies { no_numbers: true, short: Some(("SERIES", 0, 0)) };
+    let report = read(through(lies), &mut Folder::new(&temp.join("fresh")), &control()).unwrap();
+    assert_eq!((report.fault_count, report.files), (1, 0), "{report:?}");
+
+    // A lost file makes it refuse the series' list (C000), which costs that study and no other. A study without a
+    // date is found by no question for days: that it may be missing is said.
+    let ids: Vec<String> = (1..=3).map(|instance| pacs.store(&dicom(31, 1, instance, 3000))).collect();
+    pacs.lose(&ids[1]);
+    let mut lost = Strict::new(&temp.join("lost"), Some(&cut));
+    let unsure = DicomConfig { all_dated: false, ..pacs.dimse() };
+    let report = read(unsure, &mut lost, &control()).unwrap();
+    assert_eq!((report.fault_count, report.kept), (3, 18), "{report:?}");
+    assert!(report.faults.iter().any(|fault| fault.why.contains("without a date")), "{report:?}");
+    assert!(report.faults.iter().any(|fault| fault.path.ends_with("2.25.31")), "{report:?}");
 }
