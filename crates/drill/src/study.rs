@@ -90,7 +90,8 @@ fn path(text: &str) -> Result<TreePath> {
     })
 }
 
-/// Gives studies back. `tell` hears each study's name and number before it begins.
+/// Gives studies back. `tell` hears each study's name and number before it begins. `cancel` stops it between two
+/// files of a study, and `control.cancel` between two pictures and while the archive is waited for.
 ///
 /// # Errors
 /// A study is not in the restore point, the archive is not there or refuses, or the work was cancelled. What
@@ -128,6 +129,7 @@ pub fn give_back(
         }
         bundles.sort_unstable();
         for bundle in bundles {
+            cancel.check().map_err(DrillError::Repository)?;
             let mut file = fs_err::File::open(&bundle).map_err(DrillError::file("read a study"))?;
             let back = giver.give_back(&mut file)?;
             given.identical += back.identical;

@@ -43,7 +43,7 @@ use serde_json::json;
 
 use self::show::{report, show};
 use super::{
-    repo::open::{cancel_on_signal, with_bar},
+    repo::open::{cancel_on_signal, on_signal, with_bar},
     server,
 };
 use crate::{

@@ -6,10 +6,12 @@ mod orthanc;
 
 use std::{
     collections::BTreeMap,
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::{Value, json};
 
 use crate::support::{
@@ -114,4 +116,53 @@ fn one_study_alone_and_a_whole_archive_go_back_and_a_changed_picture_is_an_alarm
     let (code, said) = give(&["--yes"]);
     let given = &said[1]["given"];
     assert_eq!((code, &given["wrong_count"], &given["older"]), (Some(4), &json!(1), &json!(1)), "{said:?}");
+
+    // Ctrl-C ends it while an archive that answers nothing is waited for.
+    by(&fresh.dimse());
+    kill_process_group(fresh.group(), Signal::STOP).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["--json", "restore", "studies", "pacs", "--yes", "--socket"]).arg(site.config().socket);
+    command.arg("--archive").arg(&target).arg("--to").arg(dir.path().join("work"));
+    let mut waiting =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    // Its plan comes first, then it connects.
+    let mut plan = String::new();
+    BufReader::new(waiting.stdout.as_mut().unwrap()).read_line(&mut plan).unwrap();
+    let sockets = format!("/proc/{}/net/tcp", waiting.id());
+    let port = format!(":{:04X} 01 ", fresh.dimse().port);
+    until("the connection", || fs_err::read_to_string(&sockets).unwrap().contains(&port));
+    kill_process(Pid::from_child(&waiting), Signal::INT).unwrap();
+    assert_eq!(waiting.wait().unwrap().code(), Some(130), "{plan}");
+    kill_process_group(fresh.group(), Signal::CONT).unwrap();
+
+    // One picture whose file the archive lost, for ever. What else is new is not read anew each night, and what is
+    // changed in it is seen: the incomplete restore point is what the next one is compared with.
+    pacs.store(&orthanc::dicom(4, 1, 1, 30_000));
+    let lost = pacs.store(&orthanc::dicom(4, 1, 2, 30_000));
+    pacs.lose(&lost);
+    pacs.store(&orthanc::dicom(5, 1, 1, 3_000_000));
+    let run = backup(&client, "pacs");
+    assert_eq!(run["state"], "complete_with_errors", "{run}");
+    assert!(run["facts"]["added"].as_u64().unwrap() > 3_000_000, "{run}");
+    let run = backup(&client, "pacs");
+    assert_eq!(
+        (run["state"].as_str(), run["facts"]["replaced"].as_u64()),
+        (Some("complete_with_errors"), Some(0)),
+        "{run}"
+    );
+    assert!(run["facts"]["added"].as_u64().unwrap() < 100_000, "{run}");
+    pacs.store(&orthanc::changed(5, 1, 1, 30_000, 5));
+    pacs.store(&orthanc::dicom(5, 1, 9, 30_000));
+    let run = backup(&client, "pacs");
+    assert_eq!(
+        (run["state"].as_str(), run["facts"]["replaced"].as_u64()),
+        (Some("complete_with_errors"), Some(1)),
+        "{run}"
+    );
+    let run = backup(&client, "pacs");
+    assert_eq!(run["facts"]["replaced"], 0, "told once: {run}");
+    assert!(run.to_string().contains("studies/2.25.4"), "{run}");
+    // The file is found again: whole from now on.
+    pacs.find(&lost);
+    assert_eq!(backup(&client, "pacs")["state"], "complete");
 }

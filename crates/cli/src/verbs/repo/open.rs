@@ -105,19 +105,26 @@ fn first_line(bytes: &[u8]) -> &[u8] {
 pub(crate) fn cancel_on_signal() -> Cancel {
     let cancel = Cancel::default();
     let flag = cancel.clone();
+    on_signal(move || flag.cancel());
+    cancel
+}
+
+/// Calls `stop` at the first SIGINT or SIGTERM; the second one ends the program at once.
+pub(crate) fn on_signal(stop: impl Fn() + Send + 'static) {
     if let Ok(mut signals) =
         signal_hook::iterator::Signals::new([signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM])
     {
         std::thread::spawn(move || {
+            let mut stopped = false;
             for signal in signals.forever() {
-                if flag.is_cancelled() {
+                if stopped {
                     let _ = signal_hook::low_level::emulate_default_handler(signal);
                 }
-                flag.cancel();
+                stopped = true;
+                stop();
             }
         });
     }
-    cancel
 }
 
 /// Draws a bar from counters while `work` runs.

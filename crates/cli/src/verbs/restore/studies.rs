@@ -11,12 +11,12 @@ use kuramori_model::{
     fault::{Exit, Fault},
     units::Bytes,
 };
-use kuramori_repo::{lock::LockMode, progress::Progress};
+use kuramori_repo::{Cancel, lock::LockMode, progress::Progress};
 use kuramori_server::recover::Ended;
 use kuramori_source::{Config, Control, config::DicomConfig};
 use serde_json::json;
 
-use super::{Copy, Order, Way, cancel_on_signal, prepare, show, with_bar};
+use super::{Copy, Order, Way, on_signal, prepare, show, with_bar};
 use crate::{
     Outcome,
     failure::{CliError, Failure},
@@ -73,7 +73,13 @@ pub(super) fn run(args: &Args, ui: &Ui) -> Outcome {
         Copy::Primary => Some(repository.lock(LockMode::Shared, PATIENCE)?),
         Copy::Vault => None,
     };
-    let (progress, cancel) = (Progress::default(), cancel_on_signal());
+    let (progress, cancel, control) = (Progress::default(), Cancel::default(), Control::default());
+    // The repository's side and the archive's are stopped each in its own way.
+    let (ours, theirs) = (cancel.clone(), control.cancel.clone());
+    on_signal(move || {
+        ours.cancel();
+        theirs.cancel();
+    });
     let begin = SystemClock.boot();
     let wanted = Wanted {
         repository: &repository,
@@ -83,7 +89,7 @@ pub(super) fn run(args: &Args, ui: &Ui) -> Outcome {
         work: &plan.target.path,
     };
     let outcome = with_bar(ui, ui.pick("返却中", "giving back"), &progress, || {
-        give_back(&wanted, &Control::default(), &progress, &cancel, &mut |study, number, of| {
+        give_back(&wanted, &control, &progress, &cancel, &mut |study, number, of| {
             tracing::info!(study, number, of, "study");
         })
     });
