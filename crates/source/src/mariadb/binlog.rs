@@ -6,6 +6,9 @@
 //! is a hole: it is written down, a new dump is taken at once, and log from before is never joined with log from
 //! after it. So is a change of the server's time zone: statements in the log mean the zone that they ran in.
 
+mod head;
+mod list;
+
 use std::{
     fmt::Write as _,
     io::{self, Read},
@@ -15,11 +18,14 @@ use aws_lc_rs::digest::{Context, SHA256};
 use jiff::Timestamp;
 use kuramori_model::{
     binlog::{FOLDER, FORMAT, INDEX, Index, Mark, Place, number},
-    tree::{Entry, EntryKind, FileTime, Meta, Sink, SinkError, TreePath},
+    tree::{Entry, EntryKind, FileTime, Meta, Sink, TreePath},
 };
-use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use self::{
+    head::{Head, place_in},
+    list::{Before, Inventory, NAMES, broken, usable},
+};
 use super::MariadbSource;
 use crate::{
     Control, Error, Report,
@@ -30,30 +36,10 @@ use crate::{
 
 /// A dump is due a little before its time, so that a daily job takes one every day.
 const SLACK: std::time::Duration = std::time::Duration::from_mins(6);
-/// The list of the newest restore point, and the one before.
-const NAMES: (&str, &str) = ("dump.json", "dump.before.json");
 /// How long one log file may take; the client says nothing meanwhile.
 const ONE_FILE: std::time::Duration = std::time::Duration::from_hours(2);
-/// The dump names its place within so many bytes.
-const HEAD: usize = 64 << 10;
 /// What every log file begins with.
 const MAGIC: &[u8] = b"\xfebin";
-
-/// What the newest restore point is made of.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Inventory {
-    identity: String,
-    taken: Timestamp,
-    keep_from: u64,
-    dump: Item,
-    files: Vec<Item>,
-    /// SHA-256 of the file that still grew, up to the list's end, in hexadecimal.
-    #[serde(default)]
-    grown: Option<String>,
-    index: Item,
-    list: Index,
-    origin: MariadbOrigin,
-}
 
 /// Where the server's log is now.
 struct Now {
@@ -62,55 +48,6 @@ struct Now {
     files: Vec<(String, u64)>,
     /// Seconds that its zone `SYSTEM` is ahead of UTC.
     utc_offset: i32,
-}
-
-/// Remembers a dump's beginning and what it was stored as.
-struct Head<'a> {
-    inner: &'a mut dyn Sink,
-    begin: Vec<u8>,
-    item: Option<Item>,
-}
-
-struct Ahead<'a> {
-    from: &'a mut dyn Read,
-    begin: &'a mut Vec<u8>,
-    bytes: u64,
-}
-
-impl Read for Ahead<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let taken = self.from.read(buffer)?;
-        let room = HEAD.saturating_sub(self.begin.len()).min(taken);
-        self.begin.extend_from_slice(&buffer[..room]);
-        self.bytes += taken as u64;
-        Ok(taken)
-    }
-}
-
-impl Sink for Head<'_> {
-    fn known(&mut self, entry: &Entry) -> bool {
-        self.inner.known(entry)
-    }
-
-    fn keep(&mut self, entry: Entry) -> Result<(), SinkError> {
-        self.inner.keep(entry)
-    }
-
-    fn put(&mut self, entry: Entry, content: &mut dyn Read) -> Result<(), SinkError> {
-        let (path, meta) = (entry.path.clone(), entry.meta.clone());
-        let mut ahead = Ahead { from: content, begin: &mut self.begin, bytes: 0 };
-        self.inner.put(entry, &mut ahead)?;
-        self.item = Item::of(&path, &EntryKind::File { size: ahead.bytes }, &meta);
-        Ok(())
-    }
-
-    fn seal(&mut self, folder: &TreePath) -> Result<(), SinkError> {
-        self.inner.seal(folder)
-    }
-
-    fn fault(&mut self, path: &TreePath, why: String) {
-        self.inner.fault(path, why);
-    }
 }
 
 impl MariadbSource {
@@ -424,29 +361,6 @@ impl MariadbSource {
     }
 }
 
-/// What a new dump takes over of the log before it.
-struct Before {
-    chain: String,
-    keep_from: u64,
-    files: Vec<Item>,
-}
-
-impl Before {
-    /// Of the newest restore point's list; or of one that does not fit to it, whose files come once more then.
-    fn of(old: Result<Inventory, Option<Inventory>>) -> Option<Self> {
-        match old {
-            Ok(old) => Some(Self {
-                keep_from: number(&old.list.dump.at.file)?,
-                chain: old.list.chain,
-                files: old.files,
-            }),
-            Err(last) => {
-                last.map(|last| Self { chain: last.list.chain, keep_from: last.keep_from, files: Vec::new() })
-            }
-        }
-    }
-}
-
 /// Looks at what is read from a file of the log.
 struct Digest<R> {
     inner: R,
@@ -469,54 +383,3 @@ impl<R: Read> Read for Digest<R> {
 
 /// A file of the server's log, by its name there.
 type Fetched = (String, tempfile::TempPath);
-
-/// The newest list whose restore point is the sink's previous one, and whether it is the one that has to stay.
-fn usable(spool: &Spool, identity: &str, sink: &mut dyn Sink) -> Option<(Inventory, bool)> {
-    [(NAMES.0, false), (NAMES.1, true)].into_iter().find_map(|(name, stays)| {
-        let inventory: Inventory = spool.load(name).ok()??;
-        let index = inventory.index.entry()?;
-        (inventory.identity == identity && sink.known(&index)).then_some((inventory, stays))
-    })
-}
-
-/// Why the server's log does not go on where ours ends.
-fn broken(old: &Inventory, now: &Now) -> Option<String> {
-    let ours = &old.list.end.at;
-    if let Some(offset) = old.list.utc_offset
-        && offset != now.utc_offset
-    {
-        let why = "the server's time zone changed";
-        return Some(format!("{why}: it was {offset} s ahead of UTC and is {} s", now.utc_offset));
-    }
-    match now.files.iter().find(|(name, _)| *name == ours.file) {
-        None => Some(format!("the server no longer has {}", ours.file)),
-        Some((_, size)) if *size < ours.position => {
-            Some(format!("{} is shorter than it was: the log was begun anew", ours.file))
-        }
-        Some(_) => None,
-    }
-}
-
-/// The place that `--master-data=2` writes at a dump's beginning.
-fn place_in(begin: &[u8]) -> Option<Place> {
-    let text = String::from_utf8_lossy(begin);
-    let line = text.lines().find(|line| line.contains("CHANGE MASTER TO MASTER_LOG_FILE="))?;
-    let file = line.split('\'').nth(1)?;
-    let position = line.split("MASTER_LOG_POS=").nth(1)?.trim_end_matches([';', ' ']);
-    number(file)?;
-    Some(Place { file: file.to_owned(), position: position.parse().ok()? })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_dumps_place_is_read_from_its_head() {
-        let head =
-            b"-- MariaDB dump\n-- CHANGE MASTER TO MASTER_LOG_FILE='bin.000003', MASTER_LOG_POS=1234;\n--\n";
-        assert_eq!(place_in(head), Some(Place { file: "bin.000003".to_owned(), position: 1234 }));
-        assert_eq!(place_in(b"-- MariaDB dump\n"), None);
-        assert_eq!(place_in(&head[..60]), None);
-    }
-}
