@@ -50,14 +50,15 @@ pub trait Actuator: Send {
     fn close(&mut self) -> Result<(), ActuatorFault>;
     /// Commands open for this flow.
     fn open(&mut self, lease: &Lease) -> Result<(), ActuatorFault>;
-    /// Renews the lease where the layer has one.
+    /// Renews the lease where the layer has one. Never opens what was closed.
     fn renew(&mut self, lease: &Lease) -> Result<(), ActuatorFault>;
     /// Reads back.
     fn observe(&mut self) -> Reading;
     /// Somebody tests whether the layer closes by itself: a read-back must know which flow it may find, and
     /// that a lease which has ended is what is waited for.
     fn expect(&mut self, _lease: &Lease) {}
-    /// After how long the layer closes by itself when all of us is dead; none if it does not.
+    /// After how long the layer closes by itself when all of us is dead; none if it does not. A layer that
+    /// declares this is renewed while a window is open, three times within it.
     fn deadman(&self) -> Option<Duration>;
 }
 

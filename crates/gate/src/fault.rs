@@ -179,6 +179,14 @@ pub enum ActuatorFault {
         /// What happened.
         what: String,
     },
+    /// An interface of this host did not do what it was told.
+    #[error("interface {interface} {what}")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// What happened.
+        what: String,
+    },
     /// It is not the device or port that we were told to control.
     #[error("this is not the port that was configured: {0}")]
     Identity(String),
@@ -197,6 +205,7 @@ impl Fault for ActuatorFault {
             Self::Switch { .. } => "gate.switch",
             Self::HostKey { .. } => "gate.switch-host-key",
             Self::Controller { .. } => "gate.controller",
+            Self::Interface { .. } => "gate.interface",
             Self::Identity(_) => "gate.switch-identity",
             Self::Unusable(_) => "gate.layer-unusable",
         }

@@ -205,6 +205,83 @@ fn layers_open_from_the_outside_in_and_close_from_the_inside_out() {
     );
 }
 
+/// Each layer with a lease has a period of its own, from the moment that it is commanded open; what has none is
+/// never renewed, and nothing after the order to close.
+#[test]
+fn every_layer_with_a_lease_is_renewed_from_its_own_opening_on() {
+    let mut story = Story::new();
+    story.policy.layers = vec![Layer::A, Layer::C, Layer::D];
+    story.policy.renewals = [(Layer::A, 1000), (Layer::C, 700)].into_iter().collect();
+    story.pass(100);
+    story.read(Layer::D, LayerState::Closed);
+    story.prove(0);
+    let what = story.token(8, 3);
+    story.give(what);
+    assert_eq!(commands(&story.give(What::Logged(WindowId(8), Ok(())))), ["open D"]);
+    story.pass(100);
+    assert_eq!(commands(&story.read(Layer::D, LayerState::Open)), ["open C"]);
+    story.pass(100);
+    assert_eq!(commands(&story.read(Layer::C, LayerState::Open)), ["open A"]);
+    // A is slow to open: the port is held meanwhile.
+    story.pass(599);
+    assert_eq!(commands(&story.seen(false, 0)), Vec::<String>::new());
+    story.pass(1);
+    let actions = story.give(What::Tick);
+    assert_eq!(commands(&actions), ["renew C"]);
+    let Some(Action::Command(_, Command::Renew { not_after, .. })) = actions.first() else {
+        panic!("{actions:?}")
+    };
+    assert!(
+        *not_after <= story.now + story.policy.seen_ms + 700,
+        "not much later than the observer's word allows"
+    );
+    story.pass(400);
+    assert_eq!(commands(&story.give(What::Tick)), ["renew A"]);
+    story.read(Layer::A, LayerState::Open);
+    assert_eq!(story.gate.phase.name(), "open");
+    for layer in [Layer::C, Layer::A, Layer::C] {
+        story.give(What::Done(layer, Kind::Renew));
+    }
+    story.pass(600);
+    assert_eq!(commands(&story.read(Layer::D, LayerState::Open)), ["renew C"]);
+    let GateState::Open(window) = &story.gate.phase else { panic!("{:?}", story.gate.phase) };
+    assert_eq!(window.renewals, 1, "those of the kernel's lease");
+    story.give(What::Close(CloseReason::Asked { reason: "done".into() }));
+    for _ in 0..5 {
+        story.pass(1000);
+        let said = commands(&story.seen(false, 0));
+        assert!(!said.iter().any(|one| one.starts_with("renew")), "{said:?}");
+    }
+    // The next window begins anew.
+    for layer in [Layer::A, Layer::C, Layer::D] {
+        story.give(What::Done(layer, Kind::Close));
+    }
+    story.prove(0);
+    story.read(Layer::D, LayerState::Closed);
+    let what = story.token(9, 3);
+    assert!(story.give(what).contains(&Action::Accept), "{:?}", story.gate.phase);
+    assert_eq!(commands(&story.give(What::Logged(WindowId(9), Ok(())))), ["open D"]);
+    story.pass(1500);
+    assert_eq!(commands(&story.seen(false, 0)), Vec::<String>::new(), "nothing of the last one is renewed");
+}
+
+/// A renewal that an outer layer did not take closes everything.
+#[test]
+fn a_layer_that_does_not_take_its_renewal_closes_the_window() {
+    let mut story = Story::new();
+    story.policy.renewals.insert(Layer::C, 1000);
+    story.open();
+    story.give(What::Failed(Layer::C, Kind::Renew, "no".into()));
+    assert!(
+        matches!(
+            &story.gate.phase,
+            GateState::Closing { reason: CloseReason::LayerFault { layer: Layer::C, .. }, .. }
+        ),
+        "{:?}",
+        story.gate.phase
+    );
+}
+
 #[test]
 fn without_the_log_nothing_opens() {
     let mut story = Story::new();

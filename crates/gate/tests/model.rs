@@ -16,12 +16,14 @@
 mod world;
 
 use kuramori_gate::machine::Policy;
+use kuramori_model::gate::{GateState, Layer};
 use stateright::{Checker, HasDiscoveries, Model, Property};
-use world::{Break, Room, Rooms, Turn, policy};
+use world::{Break, FOR_EVER, PORT_LEASE, Room, Rooms, Turn, leased, policy};
 
 const I1: &str = "I1 no path without a token that is on the disk, and an unexpired lease";
 const I2: &str = "I2 no path after the window's deadline";
-const I3: &str = "I3 a lease lives 3 s at most and is not renewed late";
+const I3: &str = "I3 no layer's lease outlives its time, is renewed late or after an order to close";
+const KEPT: &str = "without a fault every lease is renewed until the window's deadline";
 const I7: &str = "I7 closed is said only with fresh evidence of every layer and the probe";
 const TRUE: &str = "I6 closed is never said of an open path";
 const I8: &str = "I8 an order to close reaches every layer at once";
@@ -60,7 +62,11 @@ impl Model for Rooms {
                 !room.path_open() || room.opened.last().is_some_and(|(_, deadline)| room.now < *deadline)
             }),
             Property::always(I3, |_, room: &Room| {
-                room.lease_until <= room.now + 3000 && !room.wrong.contains(&"late renewal")
+                let accident = room.port_until == FOR_EVER;
+                let leases = room.lease_until <= room.now + 3000
+                    && (accident || room.port_until <= room.now + PORT_LEASE);
+                let wrong = ["late renewal", "renewed what was to be closed"];
+                leases && !wrong.iter().any(|what| room.wrong.contains(what))
             }),
             Property::always(I7, |_, room: &Room| !room.says_closed() || room.evidence_is_good()),
             Property::always(TRUE, |_, room: &Room| !room.says_closed() || !room.path_open()),
@@ -68,6 +74,32 @@ impl Model for Rooms {
             Property::always(I12, |_, room: &Room| !room.wrong.contains(&"opened before the log")),
             Property::always(I14, |_, room: &Room| room.opened.windows(2).all(|pair| pair[0].0 < pair[1].0)),
             Property::always(LATCH, |_, room: &Room| room.latch.is_none() || room.is_latched()),
+            Property::always(KEPT, |_, room: &Room| {
+                let ended = room.opened.last().is_none_or(|(_, deadline)| room.now >= *deadline);
+                let kept = room.gate.as_ref().is_some_and(|gate| match gate.phase {
+                    GateState::Open(_) => room.path_open(),
+                    GateState::Opening { .. } => true,
+                    _ => ended,
+                });
+                room.faults > 0 || kept
+            }),
+            Property::sometimes(
+                "a port outlives its first lease by renewal, or has none",
+                |rooms, room: &Room| {
+                    let leased = rooms.policy.renewals.contains_key(&Layer::C);
+                    let opened = |deadline: u64| deadline.saturating_sub(2000);
+                    let late =
+                        room.opened.last().is_some_and(|(_, end)| room.now > opened(*end) + PORT_LEASE);
+                    room.faults == 0 && (!leased || (late && room.path_open()))
+                },
+            ),
+            Property::sometimes(
+                "a dead gate's port closes by itself, or has no lease",
+                |rooms, room: &Room| {
+                    let leased = rooms.policy.renewals.contains_key(&Layer::C);
+                    room.gate.is_none() && (!leased || (room.port_until > 0 && !room.port_open()))
+                },
+            ),
             Property::sometimes("two windows open", |_, room: &Room| room.opened.len() == 2),
             Property::sometimes("a crash while open", |_, room: &Room| {
                 room.gate.is_none() && room.path_open()
@@ -81,10 +113,23 @@ fn rooms() -> Rooms {
     Rooms { policy: policy(), faults: 2, until: 12_000, broken: Break::Nothing }
 }
 
+fn leased_rooms() -> Rooms {
+    Rooms { policy: leased(), ..rooms() }
+}
+
 #[test]
 fn no_state_of_the_small_world_breaks_an_invariant() {
+    holds(rooms());
+}
+
+#[test]
+fn no_state_of_a_world_whose_switch_has_a_lease_too_breaks_an_invariant() {
+    holds(leased_rooms());
+}
+
+fn holds(rooms: Rooms) {
     let long = std::env::var_os("KURAMORI_LONG").is_some();
-    let rooms = if long { Rooms { faults: 3, until: 14_000, ..rooms() } } else { rooms() };
+    let rooms = if long { Rooms { faults: 3, until: 14_000, ..rooms } } else { rooms };
     let checker = rooms.checker().threads(2).spawn_bfs().join();
     println!("{} states, {} different", checker.state_count(), checker.unique_state_count());
     checker.assert_properties();
@@ -120,6 +165,18 @@ fn it_finds_a_window_that_the_kernel_does_not_end() {
 fn it_finds_a_lease_that_lives_too_long_and_one_that_is_renewed_too_late() {
     finds(I3, Break::LongLease);
     finds(I3, Break::LateRenewal);
+}
+
+#[test]
+fn it_finds_a_gate_that_renews_only_its_innermost_layer() {
+    finds_in(KEPT, Rooms { broken: Break::OnlyTheInnermost, ..leased_rooms() });
+}
+
+#[test]
+fn it_finds_a_switch_whose_lease_lives_too_long_or_is_renewed_late_or_after_the_order_to_close() {
+    for broken in [Break::LongPortLease, Break::LateRenewal, Break::FullMailbox] {
+        finds_in(I3, Rooms { broken, ..leased_rooms() });
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "fixed values of a test")]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use jiff::Timestamp;
 use kuramori_gate::{
@@ -24,6 +24,8 @@ use kuramori_model::{
 
 const STEP: u64 = 50;
 const LEASE_MS: u64 = 3000;
+/// The switch's own lease, in the worlds where it has one.
+const PORT_MS: u64 = 4000;
 
 fn flow() -> Flow {
     Flow {
@@ -53,6 +55,8 @@ struct World {
     window_until: u64,
     // Layer C as the switch holds it, and what its agent still shows.
     port_up: bool,
+    /// The switch closes it by itself then.
+    port_until: u64,
     shown_up: VecDeque<(u64, bool)>,
     /// Effects and events on their way.
     later: Vec<(u64, Late)>,
@@ -66,6 +70,8 @@ struct World {
     opened: Vec<WindowId>,
     windows: u64,
     crashes: u64,
+    /// Renewals of the switch's lease.
+    renewed: u64,
 }
 
 enum Late {
@@ -75,7 +81,10 @@ enum Late {
 
 impl World {
     fn new(seed: u64) -> Self {
+        // Every second switch has a lease of its own.
+        let port = seed.is_multiple_of(2).then_some((Layer::C, 1300));
         let policy = Policy {
+            renewals: BTreeMap::from([(Layer::A, 1000)]).into_iter().chain(port).collect(),
             layers: vec![Layer::A, Layer::C],
             keys: vec![key().public()],
             flows: vec![flow()],
@@ -93,6 +102,7 @@ impl World {
             lease_until: 0,
             window_until: 0,
             port_up: true,
+            port_until: u64::MAX,
             shown_up: VecDeque::new(),
             later: Vec::new(),
             rx: 0,
@@ -103,6 +113,7 @@ impl World {
             opened: Vec::new(),
             windows: 0,
             crashes: 0,
+            renewed: 0,
         };
         world.start();
         world
@@ -113,7 +124,15 @@ impl World {
     }
 
     fn path_open(&self) -> bool {
-        self.port_up && self.now < self.lease_until && self.now < self.window_until
+        self.port_is_up() && self.now < self.lease_until && self.now < self.window_until
+    }
+
+    fn port_is_up(&self) -> bool {
+        self.port_up && self.now < self.port_until
+    }
+
+    fn leased(&self) -> bool {
+        self.policy.renewals.contains_key(&Layer::C)
     }
 
     fn start(&mut self) {
@@ -204,13 +223,21 @@ impl World {
                     self.lease_until = self.now + LEASE_MS;
                     self.window_until = self.now + u64::from(lease.window_s) * 1000;
                 }
-                (Layer::A, Command::Renew { not_after, .. }) => {
+                (_, Command::Renew { not_after, .. }) => {
+                    // A switch has a period of its own more.
+                    let patience = if layer == Layer::A { 2000 } else { 3300 };
                     assert!(self.now <= *not_after, "I3: no renewal after its time");
                     assert!(
-                        self.observer_until.saturating_add(2000 + STEP) >= self.now,
+                        self.observer_until.saturating_add(patience + STEP) >= self.now,
                         "no renewal without the observer"
                     );
-                    self.lease_until = self.now + LEASE_MS;
+                    if layer == Layer::A {
+                        self.lease_until = self.now + LEASE_MS;
+                    } else {
+                        assert!(self.leased(), "what has no lease is not renewed");
+                        self.renewed += 1;
+                        self.port_until = self.now + PORT_MS;
+                    }
                 }
                 (_, Command::Close) => self.port(false),
                 (_, Command::Open { .. }) => self.port(true),
@@ -227,11 +254,16 @@ impl World {
         if self.chance(20) {
             self.later.push((self.now + delay, Late::Port(up)));
         } else {
-            self.port_up = up;
+            self.turn(up);
         }
         if self.chance(5) {
             self.later.push((self.now + delay * 4, Late::Port(up)));
         }
+    }
+
+    fn turn(&mut self, up: bool) {
+        self.port_up = up;
+        self.port_until = if self.leased() { self.now + PORT_MS } else { u64::MAX };
     }
 
     fn read(&mut self, layer: Layer) -> LayerObservation {
@@ -274,7 +306,7 @@ impl World {
 
     fn step(&mut self) {
         self.now += STEP;
-        self.shown_up.push_back((self.now, self.port_up));
+        self.shown_up.push_back((self.now, self.port_is_up()));
         let lag = if self.faults { self.random.below(2000) } else { 0 };
         while self.shown_up.len() > 1 && self.shown_up.front().is_some_and(|(at, _)| at + lag < self.now) {
             self.shown_up.pop_front();
@@ -291,7 +323,7 @@ impl World {
         for late in due {
             match late {
                 Late::Event(what) => self.give(what),
-                Late::Port(up) => self.port_up = up,
+                Late::Port(up) => self.turn(up),
             }
         }
         if self.gate.is_none() && self.now >= self.restart {
@@ -350,7 +382,7 @@ impl World {
 
     fn judge(&mut self) {
         let Some(gate) = &self.gate else { return };
-        if self.port_up && gate.phase.is_verified_closed() {
+        if self.port_is_up() && gate.phase.is_verified_closed() {
             // A switch that repeats an old command opens a port that nobody can foresee; it must be found
             // within the 15 s of fresh evidence, and what its agent lags behind.
             self.open_while_called_closed += STEP;
@@ -370,7 +402,7 @@ fn disturb(world: &mut World) {
     }
 }
 
-fn run(mut world: World) -> (u64, u64, usize) {
+fn run(mut world: World) -> (u64, u64, usize, u64) {
     disturb(&mut world);
     // The faults end: within a minute closed is proven, or it is latched and proven.
     world.faults = false;
@@ -380,7 +412,7 @@ fn run(mut world: World) -> (u64, u64, usize) {
     let phase = world.gate.as_ref().map(|gate| gate.phase.clone());
     assert!(phase.as_ref().is_some_and(GateState::is_verified_closed), "{phase:?}");
     assert!(!world.path_open());
-    (world.windows, world.crashes, world.opened.len())
+    (world.windows, world.crashes, world.opened.len(), world.renewed)
 }
 
 #[test]
@@ -388,15 +420,21 @@ fn no_seed_breaks_an_invariant() {
     let fixed = std::env::var("KURAMORI_SEED").ok().and_then(|text| text.parse::<u64>().ok());
     let count = if std::env::var_os("KURAMORI_LONG").is_some() { 20_000 } else { 600 };
     let seeds = fixed.map_or(1..=count, |seed| seed..=seed);
-    let mut sums = (0, 0, 0);
+    let mut sums = (0, 0, 0, 0);
     for seed in seeds {
         println!("seed {seed}");
-        let (asked, crashes, opened) = run(World::new(seed));
-        sums = (sums.0 + asked, sums.1 + crashes, sums.2 + opened);
+        let (asked, crashes, opened, renewed) = run(World::new(seed));
+        sums = (sums.0 + asked, sums.1 + crashes, sums.2 + opened, sums.3 + renewed);
     }
-    println!("{} windows asked, {} opened, {} crashes", sums.0, sums.2, sums.1);
+    println!(
+        "{} windows asked, {} opened, {} crashes, {} renewals of a switch",
+        sums.0, sums.2, sums.1, sums.3
+    );
     if fixed.is_none() {
-        assert!(sums.2 > 50 && sums.1 > 50, "the simulation must reach what it judges: {sums:?}");
+        assert!(
+            sums.2 > 50 && sums.1 > 50 && sums.3 > 100,
+            "the simulation must reach what it judges: {sums:?}"
+        );
     }
 }
 

@@ -66,21 +66,28 @@ pub(crate) fn accept(config: &Config, config_path: &Path, wanted: &Wanted) -> an
     // While a gate runs on these layers it must not be disturbed, nor may it disturb.
     let _alone = super::alone(&config.state_dir)?;
     not_locked(config)?;
-    let mut layer = None;
+    let (mut layer, mut link) = (None, None);
     for mut one in config.layers() {
         if let Err(error) = one.close() {
             tracing::warn!(layer = %one.layer(), error = chain(&error), "closing");
         }
         if one.layer() == wanted.layer {
             layer = Some(one);
+        } else if one.layer() == Layer::B && wanted.layer.is_outer() {
+            // The carrier is the witness, and a link that is down shows none. Layer A stays closed.
+            one.open(&lease(config)?)?;
+            link = Some(one);
         }
     }
     let mut layer = layer.with_context(|| format!("no layer {} is configured", wanted.layer))?;
     layer.expect(&lease(config)?);
     let filter = &config.packet_filter;
     let carrier = filter.sys_class_net.join(filter.outside.as_str()).join("carrier");
-    let witness = wanted.layer.is_outer().then_some(carrier);
-    let longer = Duration::from_secs(u64::from(config.ttl_seconds) + 1);
+    // The carrier stays when a switch forgets a flow.
+    let flows_only = wanted.layer == Layer::C && config.openflow.is_some();
+    let witness = (wanted.layer.is_outer() && !flows_only).then_some(carrier);
+    let lease = Duration::from_secs(config.ttl_seconds.into()).max(layer.deadman().unwrap_or_default());
+    let longer = lease + Duration::from_secs(1);
     let mut bench = Bench { wanted, config_path, layer, witness, findings: Vec::new(), longer, ahead: None };
     let dead_man_s = bench.run();
     // Whatever happened before: closed at the end.
@@ -90,6 +97,9 @@ pub(crate) fn accept(config: &Config, config_path: &Path, wanted: &Wanted) -> an
         let _ = bench.layer.close();
     } else if let Err(seen) = bench.order() {
         bench.note(Trial::Closes, Outcome::Failed, None, format!("at the end: {seen}"));
+    }
+    if let Some(Err(error)) = link.map(|mut link| link.close()) {
+        tracing::warn!(error = chain(&error), "closing the link");
     }
     let record = Acceptance {
         layer: wanted.layer,
@@ -133,6 +143,8 @@ pub(crate) fn hold(config: &Config, wanted: Layer) -> anyhow::Result<ExitCode> {
     let watched = wanted == Layer::C && config.packet_filter.ping_poll.is_some();
     let answer = || if watched { filter.answer_ping() } else { Ok(()) };
     answer()?;
+    // A layer without a lease is told to renew all the same: a switch may watch this host by ping.
+    let pause = config.renew_ms(if watched { Layer::A } else { wanted }, layer.deadman().unwrap_or_default());
     layer.open(&lease)?;
     println!("open");
     let gone = Arc::new(AtomicBool::new(false));
@@ -147,7 +159,7 @@ pub(crate) fn hold(config: &Config, wanted: Layer) -> anyhow::Result<ExitCode> {
             layer.close()?;
             return Ok(ExitCode::SUCCESS);
         }
-        SystemClock.sleep(Duration::from_millis(config.renew_ms()));
+        SystemClock.sleep(Duration::from_millis(pause));
         answer()?;
         layer.renew(&lease)?;
     }

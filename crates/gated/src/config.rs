@@ -1,13 +1,19 @@
 //! The configuration file. Unknown keys and impossible values are errors that name the key.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use kuramori_gate::{
     Actuator,
     actuator::Broken,
     driver::{
+        link::{Link, LinkConfig},
+        netconf::{Netconf, NetconfConfig},
         nft::{Nft, NftConfig},
+        openflow::{OpenFlow, OpenFlowConfig},
         power::{Power, PowerConfig},
         redfish::{Redfish, RedfishConfig},
         ssh::{Ssh, SshConfig},
@@ -60,10 +66,16 @@ pub(crate) struct Config {
     pub(crate) flow: Vec<Flow>,
     /// Layer A.
     pub(crate) packet_filter: NftConfig,
+    /// Layer B: the guarded interface's own link.
+    pub(crate) link: Option<LinkConfig>,
     /// Layer C by SNMPv3.
     pub(crate) switch: Option<SwitchConfig>,
     /// Layer C by the switch's command line.
     pub(crate) switch_ssh: Option<SshConfig>,
+    /// Layer C by NETCONF.
+    pub(crate) netconf: Option<NetconfConfig>,
+    /// Layer C by OpenFlow.
+    pub(crate) openflow: Option<OpenFlowConfig>,
     /// Layer D by a power distribution unit.
     pub(crate) power: Option<PowerConfig>,
     /// Layer D by a management controller.
@@ -110,9 +122,15 @@ impl Config {
             self.packet_filter.inside != self.packet_filter.outside,
             "`packet_filter.inside` and `outside` are the same interface"
         );
+        let ways = [
+            self.switch.is_some(),
+            self.switch_ssh.is_some(),
+            self.netconf.is_some(),
+            self.openflow.is_some(),
+        ];
         ensure!(
-            self.switch.is_none() || self.switch_ssh.is_none(),
-            "`switch` and `switch_ssh` are two ways to one port: configure one"
+            ways.into_iter().filter(|way| *way).count() <= 1,
+            "`switch`, `switch_ssh`, `netconf` and `openflow` are ways to one port: configure one"
         );
         ensure!(self.power.is_none() || self.redfish.is_none(), "configure one of `power` and `redfish`");
         Ok(())
@@ -122,16 +140,35 @@ impl Config {
     pub(crate) fn layers(&self) -> Vec<Box<dyn Actuator>> {
         let mut layers: Vec<Box<dyn Actuator>> =
             vec![Box::new(Nft::new(self.packet_filter.clone(), self.ttl_seconds))];
+        if let Some(link) = &self.link {
+            layers.push(Box::new(Link::new(link.clone(), self.packet_filter.outside.as_str())));
+        }
+        let behind = self.link.is_some();
         if let Some(switch) = &self.switch {
             layers.push(match Switch::new(switch.clone()) {
+                Ok(switch) if behind => Box::new(switch.behind_a_link()),
                 Ok(switch) => Box::new(switch),
                 Err(error) => Box::new(Broken::new(Layer::C, switch.if_name.clone(), chain(&error))),
             });
         }
         if let Some(switch) = &self.switch_ssh {
             layers.push(match Ssh::new(switch.clone()) {
+                Ok(switch) if behind => Box::new(switch.behind_a_link()),
                 Ok(switch) => Box::new(switch),
                 Err(error) => Box::new(Broken::new(Layer::C, switch.port.clone(), chain(&error))),
+            });
+        }
+        if let Some(switch) = &self.netconf {
+            layers.push(match Netconf::new(switch.clone()) {
+                Ok(switch) if behind => Box::new(switch.behind_a_link()),
+                Ok(switch) => Box::new(switch),
+                Err(error) => Box::new(Broken::new(Layer::C, switch.interface.clone(), chain(&error))),
+            });
+        }
+        if let Some(switch) = &self.openflow {
+            layers.push(match OpenFlow::new(switch.clone()) {
+                Ok(switch) => Box::new(switch),
+                Err(error) => Box::new(Broken::new(Layer::C, switch.datapath_id.clone(), chain(&error))),
             });
         }
         if let Some(power) = &self.power {
@@ -153,32 +190,46 @@ impl Config {
     pub(crate) fn bound_to(&self, layer: Layer) -> String {
         match layer {
             Layer::A => format!("{:?}, lease {} s", self.packet_filter, self.ttl_seconds),
+            Layer::B => format!("{:?} {:?}", self.packet_filter.outside, self.link),
             Layer::C => {
-                format!("{:?} {:?} {:?}", self.switch, self.switch_ssh, self.packet_filter.ping_poll)
+                let ways =
+                    format!("{:?} {:?} {:?}", self.switch, self.switch_ssh, self.packet_filter.ping_poll);
+                // Only where there is one, so that records of before hold.
+                let more = (self.netconf.is_some() || self.openflow.is_some())
+                    .then(|| format!(" {:?} {:?}", self.netconf, self.openflow));
+                ways + &more.unwrap_or_default()
             }
             Layer::D => format!("{:?} {:?}", self.power, self.redfish),
-            _ => String::new(),
+            Layer::E => String::new(),
         }
     }
 
-    /// Milliseconds between two renewals: a lease of 1 s is renewed three times within its life, a longer
-    /// one each second.
-    pub(crate) const fn renew_ms(&self) -> u64 {
-        if self.ttl_seconds == 1 { 300 } else { 1000 }
+    /// Milliseconds between two renewals of a layer that closes by itself after `lease`: the kernel's lease of
+    /// 1 s is renewed three times within its life, a longer one each second; any other three times.
+    pub(crate) fn renew_ms(&self, layer: Layer, lease: Duration) -> u64 {
+        if layer == Layer::A {
+            return if self.ttl_seconds == 1 { 300 } else { 1000 };
+        }
+        u64::try_from(lease.as_millis() / 3).unwrap_or(u64::MAX).max(300)
     }
 
-    pub(crate) fn policy(&self, mut layers: Vec<Layer>) -> anyhow::Result<Policy> {
+    /// `layers`: each configured one with the time after which it closes by itself, if it does.
+    pub(crate) fn policy(&self, layers: &[(Layer, Option<Duration>)]) -> anyhow::Result<Policy> {
         let boot = fs_err::read_to_string("/proc/sys/kernel/random/boot_id")?;
+        let renewals =
+            layers.iter().filter_map(|(layer, lease)| Some((*layer, self.renew_ms(*layer, (*lease)?))));
+        let renewals = renewals.collect();
+        let mut layers: Vec<Layer> = layers.iter().map(|(layer, _)| *layer).collect();
         layers.sort_unstable();
         Ok(Policy {
             layers,
+            renewals,
             dead_man_tested: self.dead_man_tested.clone(),
             keys: self.vault_keys.clone(),
             officers: self.officer_keys.clone(),
             quorum: self.release_quorum,
             flows: self.flow.clone(),
             ttl_s: self.ttl_seconds,
-            renew_ms: self.renew_ms(),
             verify_ms: self.verify_seconds * 1000,
             daily_budget_s: self.daily_budget_seconds,
             ..Policy::new(BootId::new(&boot)?)

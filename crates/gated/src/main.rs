@@ -134,7 +134,8 @@ fn main() -> ExitCode {
 /// Serves until a signal; true if closed was proven at the end.
 fn run(config: &Config) -> anyhow::Result<bool> {
     let layers = config.layers();
-    let policy = config.policy(layers.iter().map(|layer| layer.layer()).collect())?;
+    let declared: Vec<_> = layers.iter().map(|layer| (layer.layer(), layer.deadman())).collect();
+    let policy = config.policy(&declared)?;
     let (sender, input) = crossbeam_channel::bounded(256);
     let stop = sender.clone();
     let mut signals = Signals::new([SIGTERM, SIGINT])?;
@@ -163,11 +164,20 @@ fn run(config: &Config) -> anyhow::Result<bool> {
     Ok(proven)
 }
 
-/// Closes layer A alone: at boot there is no network yet by which another layer could be reached.
+/// Closes what is on this host, layers A and B: at boot there is no network yet by which another one could be
+/// reached.
 fn seal(config: &Config) -> ExitCode {
     let mut filter = Nft::new(config.packet_filter.clone(), config.ttl_seconds);
     if let Err(error) = filter.close() {
         tracing::error!(error = chain(&error), "sealing");
+    }
+    // A link that is not there yet has no way out; gated itself closes it when it starts.
+    let links = config.layers().into_iter().filter(|layer| layer.layer() == Layer::B);
+    for mut link in links {
+        match link.close() {
+            Ok(()) => tracing::info!(detail = link.observe().detail, "link"),
+            Err(error) => tracing::warn!(error = chain(&error), "link"),
+        }
     }
     let reading = filter.observe();
     if reading.state == LayerState::Closed {

@@ -9,7 +9,10 @@ use std::time::Duration;
 use kuramori_gate::{
     Actuator, Lease, Reading,
     driver::{
+        link::{Hardware, Link, LinkConfig},
+        netconf::{Netconf, NetconfConfig},
         nft::{Nft, NftConfig},
+        openflow::{OpenFlow, OpenFlowConfig},
         power::{Family, Power, PowerConfig},
         redfish::{Redfish, RedfishConfig},
         ssh::{Ssh, SshConfig},
@@ -17,66 +20,16 @@ use kuramori_gate::{
     },
 };
 use kuramori_model::gate::LayerState;
-use rig::{PRIMARY, PULLER, Rig, bmc::Controller, console::Console, inside, now_ms, power::Outlet};
-
-fn lease() -> Lease {
-    Lease { source: PULLER, peer: PRIMARY, window_s: 60, ttl_s: 3 }
-}
-
-fn reads(driver: &mut dyn Actuator, wanted: LayerState) -> Result<u64, String> {
-    let start = now_ms();
-    loop {
-        let reading = driver.observe();
-        if reading.state == wanted {
-            return Ok(now_ms() - start);
-        }
-        if now_ms() - start > 60_000 {
-            return Err(format!("{wanted:?} wanted, {reading:?}"));
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// What every layer must do. `kill` makes its device unreachable.
-fn conforms(driver: &mut dyn Actuator, kill: impl FnOnce()) {
-    let name = driver.source();
-    driver.expect(&lease());
-    // From whatever it was: closed, twice, and closed it stays.
-    driver.close().unwrap();
-    reads(driver, LayerState::Closed).unwrap();
-    driver.close().unwrap();
-    reads(driver, LayerState::Closed).unwrap();
-    // Open, and open for longer than any lease while it is renewed.
-    driver.open(&lease()).unwrap();
-    reads(driver, LayerState::Open).unwrap();
-    let start = now_ms();
-    while now_ms() - start < 3600 {
-        driver.renew(&lease()).unwrap();
-        assert_eq!(driver.observe().state, LayerState::Open, "{name}");
-        std::thread::sleep(Duration::from_millis(500));
-    }
-    // Without a renewal it does what it declares.
-    let start = now_ms();
-    match driver.deadman() {
-        Some(within) => {
-            reads(driver, LayerState::Closed).unwrap();
-            let took = now_ms() - start;
-            assert!(took <= u64::try_from(within.as_millis()).unwrap() + 3000, "{name}: {took} ms");
-        }
-        None => {
-            std::thread::sleep(Duration::from_millis(3600));
-            assert_eq!(driver.observe().state, LayerState::Open, "{name} closes by itself undeclared");
-        }
-    }
-    driver.close().unwrap();
-    reads(driver, LayerState::Closed).unwrap();
-    // A device that does not answer is never closed.
-    kill();
-    let start = now_ms();
-    assert_eq!(driver.observe().state, LayerState::Unknown, "{name}");
-    let took = now_ms() - start;
-    assert!(took < 30_000, "{name}: {took} ms for no answer");
-}
+use rig::{
+    Rig,
+    bmc::Controller,
+    console::Console,
+    inside,
+    netconf::Agent,
+    power::Outlet,
+    suite::{conforms, conforms_looked_at, lease, reads},
+    vswitch::Vswitch,
+};
 
 #[test]
 fn the_packet_filter_conforms() {
@@ -395,6 +348,231 @@ fn power_by_redfish_conforms_late_answers_and_strangers_included() {
             std::thread::sleep(Duration::from_millis(100));
         }
         conforms(&mut driver, || controller.stop());
+    })
+    .join()
+    .unwrap();
+}
+
+/// A flow tool between the gate and its switch that changes what it is given, or lets nothing through.
+fn meddling(rig: &Rig, name: &str, change: &str) -> String {
+    let program = rig.path(name);
+    fs_err::write(
+        &program,
+        format!("#!/bin/bash\ncase \"$*\" in\n{change}\n*) exec ovs-ofctl \"$@\" ;;\nesac\n"),
+    )
+    .unwrap();
+    rig::sh(&format!("chmod 755 {}", program.display()));
+    program.display().to_string()
+}
+
+#[test]
+fn an_openflow_switch_conforms_and_a_stranger_a_liar_or_a_foreign_entry_is_never_closed() {
+    let rig = Rig::new();
+    let switch = Vswitch::start(&rig);
+    let config: OpenFlowConfig = toml::from_str(&switch.config(3)).unwrap();
+    let ns = rig.ns("vlt");
+    let ask = |config: OpenFlowConfig, open: bool| {
+        inside(&ns, move || {
+            let mut driver = OpenFlow::new(config).unwrap();
+            let done = if open { driver.open(&lease()) } else { driver.close() };
+            (done, driver.observe())
+        })
+        .join()
+        .unwrap()
+    };
+    // Another switch, a port that is not there any more: nothing is done to it.
+    switch.ofctl("add-flow", "priority=7,actions=drop");
+    for (wrong, word) in [
+        (
+            OpenFlowConfig { datapath_id: "00000000000000b2".into(), ..config.clone() },
+            "the datapath id is 00000000000000a1",
+        ),
+        (OpenFlowConfig { vault_port: "port9".into(), ..config.clone() }, "0 ports are named `port9`"),
+        (
+            OpenFlowConfig { timeout_ms: 700, address: "192.0.2.9:6653".parse().unwrap(), ..config.clone() },
+            "",
+        ),
+    ] {
+        let (done, reading) = ask(wrong, false);
+        assert!(
+            done.is_err() && reading.state == LayerState::Unknown && reading.detail.contains(word),
+            "{reading:?}"
+        );
+    }
+    assert!(switch.ofctl("dump-flows", "").contains("priority=7"), "it was not touched");
+    // An entry of somebody else is never closed, and goes with the order to close.
+    let other = config.clone();
+    let reading = inside(&ns, move || OpenFlow::new(other).unwrap().observe()).join().unwrap();
+    assert_eq!(reading.state, LayerState::Unknown, "{reading:?}");
+    let (done, reading) = ask(config.clone(), false);
+    assert!(done.is_ok() && reading.state == LayerState::Closed, "{reading:?}");
+    // What acknowledges and does nothing never reads open; what forgets the timeout, or sends elsewhere, neither.
+    for (name, change, state) in [
+        ("nothing", "*add-flows*) cat >/dev/null; exit 0 ;;", LayerState::Closed),
+        ("endless", "*add-flows*) sed 's/hard_timeout=3,//' | exec ovs-ofctl \"$@\" ;;", LayerState::Unknown),
+        (
+            "elsewhere",
+            "*add-flows*) sed 's/output:1/output:LOCAL/' | exec ovs-ofctl \"$@\" ;;",
+            LayerState::Unknown,
+        ),
+    ] {
+        let (done, reading) =
+            ask(OpenFlowConfig { program: meddling(&rig, name, change), ..config.clone() }, true);
+        assert!(done.is_ok() && reading.state == state, "{name}: {reading:?}");
+    }
+    // A deletion that is acknowledged and not done.
+    let program = meddling(&rig, "keeps", "*del-flows*) exit 0 ;;");
+    assert_eq!(ask(config.clone(), true).1.state, LayerState::Open);
+    assert_eq!(ask(OpenFlowConfig { program, ..config.clone() }, false).1.state, LayerState::Unknown);
+    // Empty tables, and yet something leaves toward the vault.
+    let (before, counted) =
+        (config.clone(), "*dump-ports*) ovs-ofctl \"$@\" | sed \"s/tx pkts=/tx pkts=$SECONDS$RANDOM/\" ;;");
+    let counting = OpenFlowConfig { program: meddling(&rig, "sends", counted), ..config.clone() };
+    let reading = inside(&ns, move || {
+        OpenFlow::new(before).unwrap().close().unwrap();
+        let mut driver = OpenFlow::new(counting).unwrap();
+        driver.observe();
+        driver.observe()
+    })
+    .join()
+    .unwrap();
+    assert!(reading.state == LayerState::Unknown && reading.detail.contains("has sent since"), "{reading:?}");
+    // Fail mode `standalone`: the switch lets everything through by itself, and that is seen.
+    switch.vsctl("set bridge br0 fail_mode=standalone");
+    let at = config.clone();
+    inside(&ns, move || {
+        let mut driver = OpenFlow::new(at).unwrap();
+        let reading = reads(&mut driver, LayerState::Unknown);
+        assert!(reading.is_ok() && driver.observe().detail.contains("NORMAL"), "{:?}", driver.observe());
+    })
+    .join()
+    .unwrap();
+    switch.vsctl("set bridge br0 fail_mode=secure");
+    let at = config.clone();
+    let pid = switch.pid();
+    inside(&ns, move || {
+        conforms(&mut OpenFlow::new(at).unwrap(), || {
+            rig::sh(&format!("kill -STOP {pid}"));
+        });
+    })
+    .join()
+    .unwrap();
+    rig::sh(&format!("kill -CONT {pid}"));
+    // Somebody else answers at its address.
+    switch.certify("other");
+    let (done, reading) = ask(config, false);
+    assert!(done.is_err() && reading.detail.contains("our authority did not sign"), "{reading:?}");
+}
+
+#[test]
+fn a_port_by_netconf_conforms_in_both_framings_and_a_stranger_or_a_liar_is_never_closed() {
+    for protocols in ["netconf1.0", "netconf1.0 netconf1.1"] {
+        let rig = Rig::new();
+        let mut agent = Agent::start(&rig, protocols);
+        let config: NetconfConfig = toml::from_str(&agent.config(3)).unwrap();
+        let ns = rig.ns("vlt");
+        let both = protocols.contains("1.1");
+        if both {
+            strangers_and_liars(&rig, &mut agent, &config);
+        }
+        inside(&ns, move || {
+            let mut driver = Netconf::new(NetconfConfig { timeout_ms: 6000, ..config }).unwrap();
+            // This server looks at its timer only when nothing was asked for a second.
+            if both || rig::long() {
+                conforms_looked_at(&mut driver, 1600, || agent.freeze());
+            } else {
+                driver.close().unwrap();
+                reads(&mut driver, LayerState::Closed).unwrap();
+                driver.open(&lease()).unwrap();
+                driver.renew(&lease()).unwrap();
+                reads(&mut driver, LayerState::Open).unwrap();
+                // The end of the session alone closes it.
+                drop(driver);
+                let mut next = Netconf::new(toml::from_str(&agent.config(3)).unwrap()).unwrap();
+                reads(&mut next, LayerState::Closed).unwrap();
+            }
+        })
+        .join()
+        .unwrap();
+    }
+}
+
+fn strangers_and_liars(rig: &Rig, agent: &mut Agent, config: &NetconfConfig) {
+    let ns = rig.ns("vlt");
+    let ask = |config: NetconfConfig, open: bool| {
+        inside(&ns, move || {
+            let mut driver = Netconf::new(config).unwrap();
+            let done = if open { driver.open(&lease()) } else { driver.close() };
+            (done, driver.observe())
+        })
+        .join()
+        .unwrap()
+    };
+    let up = || rig.exec("sw", "ip -o link show port2").1.contains("LOWER_UP");
+    assert!(up(), "the port is on before anybody closes it");
+    for (wrong, word) in [
+        (NetconfConfig { interface: "port9".into(), ..config.clone() }, "0 interfaces are named `port9`"),
+        (NetconfConfig { description: Some("another".into()), ..config.clone() }, "not `another`"),
+        (NetconfConfig { user: "nobody".into(), ..config.clone() }, "Permission denied"),
+    ] {
+        let (done, reading) = ask(wrong, false);
+        assert!(
+            done.is_err() && reading.state == LayerState::Unknown && reading.detail.contains(word),
+            "{reading:?}"
+        );
+    }
+    assert!(up(), "nothing was done to it");
+    let (done, reading) = ask(config.clone(), false);
+    assert!(done.is_ok() && reading.state == LayerState::Closed && !up(), "{reading:?} {done:?}");
+    // It takes the change, says that it runs, and does nothing.
+    agent.spoil(true);
+    rig.exec("sw", "ip link set port2 up");
+    let (done, reading) = ask(config.clone(), false);
+    assert!(done.is_ok() && reading.state == LayerState::Unknown, "{reading:?}");
+    agent.spoil(false);
+    rig.exec("sw", "ip link set port2 down");
+    agent.serve("other");
+    let (done, reading) = ask(config.clone(), false);
+    assert!(done.is_err() && reading.detail.contains("host key SHA256:"), "{reading:?}");
+    agent.serve("host");
+}
+
+#[test]
+fn the_guarded_link_conforms_and_comes_back_with_its_routes_and_another_card_is_never_closed() {
+    let rig = Rig::new();
+    let config: LinkConfig = toml::from_str(&rig.link_config()).unwrap();
+    let stranger = LinkConfig {
+        hardware_address: Hardware::try_from(rig.mac("prd", "gat0")).unwrap(),
+        ..config.clone()
+    };
+    let vlt = rig.ns("vlt");
+    let up = || rig.exec("vlt", "ip -o link show v0").1.contains("LOWER_UP");
+    let reaches = || rig.exec("vlt", "ping -c1 -W2 10.77.1.2").0;
+    assert!(up() && reaches(), "the path is open before anybody closes it");
+    let reading = inside(&vlt, move || {
+        let mut driver = Link::new(stranger, "v0");
+        assert!(driver.close().is_err() && driver.open(&lease()).is_err());
+        driver.observe()
+    });
+    let reading = reading.join().unwrap();
+    assert!(reading.state == LayerState::Unknown && reading.detail.contains("another card"), "{reading:?}");
+    assert!(up(), "nothing was done to it");
+    let at = config.clone();
+    inside(&vlt, move || Link::new(at, "v0").close().unwrap()).join().unwrap();
+    assert!(!up() && !reaches());
+    let at = config.clone();
+    inside(&vlt, move || {
+        let mut driver = Link::new(at, "v0");
+        driver.open(&lease()).unwrap();
+        reads(&mut driver, LayerState::Open).unwrap();
+    })
+    .join()
+    .unwrap();
+    assert!(reaches(), "{}", rig.exec("vlt", "ip route; ip neigh").1);
+    inside(&vlt.clone(), move || {
+        conforms(&mut Link::new(config, "v0"), || {
+            rig::sh(&format!("ip -n {vlt} link set v0 name v9"));
+        });
     })
     .join()
     .unwrap();

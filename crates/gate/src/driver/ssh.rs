@@ -15,7 +15,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use kuramori_model::gate::{Layer, LayerState};
 use serde::Deserialize;
 
-use super::dialogue::{Dialogue, Login};
+use super::{
+    client::{Login, Way, plain},
+    dialogue::Dialogue,
+};
 use crate::{
     actuator::{Actuator, Lease, Reading},
     fault::ActuatorFault,
@@ -72,26 +75,21 @@ fn ssh_program() -> String {
 }
 
 impl SshConfig {
+    pub(super) fn way(&self) -> Way<'_> {
+        Way {
+            address: self.address,
+            user: &self.user,
+            key_file: &self.key_file,
+            host_keys: &self.host_keys,
+            legacy: &self.legacy,
+            program: &self.program,
+        }
+    }
+
     /// The first value that cannot be meant, by its key.
     fn wrong(&self) -> Option<&'static str> {
-        let plain = |text: &str, more: &str| {
-            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
-        };
-        let key = |text: &String| text.split(' ').count() == 2 && plain(text, "+/=- @.");
-        let legacy = |text: &String| {
-            ["KexAlgorithms=", "HostKeyAlgorithms=", "PubkeyAcceptedAlgorithms=", "Ciphers=", "MACs="]
-                .iter()
-                .any(|name| text.strip_prefix(name).is_some_and(|list| plain(list, "+-,@.")))
-        };
-        [
-            ("user", plain(&self.user, "._-") && !self.user.starts_with('-')),
-            ("sys_name", plain(&self.sys_name, "._-")),
-            ("port", plain(&self.port, "./")),
-            ("host_keys", !self.host_keys.is_empty() && self.host_keys.iter().all(key)),
-            ("legacy", self.legacy.iter().all(legacy)),
-        ]
-        .into_iter()
-        .find_map(|(name, good)| (!good).then_some(name))
+        let own = [("sys_name", plain(&self.sys_name, "._-")), ("port", plain(&self.port, "./"))];
+        self.way().wrong().or_else(|| own.into_iter().find_map(|(name, good)| (!good).then_some(name)))
     }
 }
 
@@ -101,6 +99,7 @@ pub struct Ssh {
     config: SshConfig,
     login: Login,
     session: Option<Dialogue>,
+    far_end_down: bool,
 }
 
 impl Ssh {
@@ -109,8 +108,16 @@ impl Ssh {
         if let Some(key) = config.wrong() {
             return Err(ActuatorFault::Unusable(format!("`{key}` is not what it must be")));
         }
-        let login = Login::new(&config)?;
-        Ok(Self { config, login, session: None })
+        let login = Login::new(&config.way())?;
+        Ok(Self { config, login, session: None, far_end_down: false })
+    }
+
+    /// The interface at the port's other end is down until the port is open ([`super::link`]): the port counts as
+    /// open without a link.
+    #[must_use]
+    pub const fn behind_a_link(mut self) -> Self {
+        self.far_end_down = true;
+        self
     }
 
     /// Does something in the kept session; in a new one if that has ended meanwhile.
@@ -147,14 +154,17 @@ impl Ssh {
     }
 
     fn read(&mut self) -> Result<Reading, ActuatorFault> {
+        let far_end_down = self.far_end_down;
         self.with(|config, session| {
             let status = row(config, session)?;
             let words = session.say(&format!("show interface {}", config.port), "")?;
             let (named, shown) = judge(config, &words);
+            let on = shown.is_some_and(|words| is_on(config.dialect, words));
             let detail = format!("{} {status}; {}", config.port, shown.unwrap_or("no word of its state"));
             let state = match (status.as_str(), named) {
                 ("disabled", Some(LayerState::Closed)) => LayerState::Closed,
                 ("connected" | "connect", Some(LayerState::Open)) => LayerState::Open,
+                ("notconnect", None) if far_end_down && on => LayerState::Open,
                 _ => LayerState::Unknown,
             };
             Ok(Reading { state, detail })
@@ -219,6 +229,14 @@ fn judge<'a>(config: &SshConfig, words: &'a str) -> (Option<LayerState>, Option<
         _ => None,
     });
     (state, line)
+}
+
+/// Whether a port without a link is switched on, by the words of the long form.
+fn is_on(dialect: Dialect, words: &str) -> bool {
+    match dialect {
+        Dialect::AlliedwarePlus => words.contains("Link is DOWN, administrative state is UP"),
+        Dialect::Ios => words.contains(" is down, line protocol is down (notconnect)"),
+    }
 }
 
 impl Actuator for Ssh {

@@ -55,6 +55,7 @@ const fn one_second() -> u64 {
 pub struct Switch {
     config: SwitchConfig,
     device: Device,
+    far_end_down: bool,
 }
 
 impl Switch {
@@ -62,7 +63,15 @@ impl Switch {
     pub fn new(config: SwitchConfig) -> Result<Self, ActuatorFault> {
         let files = (&config.auth_password_file, &config.priv_password_file);
         let device = Device::new(config.address, &config.user, files, &config.sys_name, config.timeout_ms)?;
-        Ok(Self { config, device })
+        Ok(Self { config, device, far_end_down: false })
+    }
+
+    /// The interface at the port's other end is down until the port is open ([`super::link`]): the port counts as
+    /// open without a link.
+    #[must_use]
+    pub const fn behind_a_link(mut self) -> Self {
+        self.far_end_down = true;
+        self
     }
 
     fn set(&self, status: i32) -> Result<(), ActuatorFault> {
@@ -81,6 +90,7 @@ impl Switch {
                 // down; down, notPresent or lowerLayerDown
                 (DOWN, 2 | 6 | 7) => LayerState::Closed,
                 (UP, 1) => LayerState::Open,
+                (UP, 2 | 7) if self.far_end_down => LayerState::Open,
                 _ => LayerState::Unknown,
             };
             Ok(Reading {

@@ -5,7 +5,8 @@
 //!
 //! What holds, by number of the specification: **I1** nothing opens without a verified, unexpired, unused
 //! token and a lease; **I2** a window ends at the least of its deadline and both budgets, on boot time;
-//! **I3** a renewal carries the time after which it must not be done; **I6** `Done` only paces, evidence is
+//! **I3** a renewal carries the time after which it must not be done, and only a layer that was commanded open
+//! in this window is renewed; **I6** `Done` only paces, evidence is
 //! what was *read back after* the closing command; **I7** closed is proven by every layer's read-back and a
 //! failed probe and flat counters, all fresher than 15 s; **I8** closing waits for nothing; **I9** boot is
 //! closed; **I12** no layer is commanded open before `Logged`; **I14** a lower epoch or a used window number
@@ -67,8 +68,8 @@ pub struct Policy {
     pub boot_id: BootId,
     /// The lease's time to live in seconds, at most 3.
     pub ttl_s: u32,
-    /// Time between renewals.
-    pub renew_ms: u64,
+    /// Every layer that closes by itself unless it is renewed, and the time between its renewals.
+    pub renewals: BTreeMap<Layer, u64>,
     /// The observer's "ok" must be younger.
     pub seen_ms: u64,
     /// Opening takes at most this long.
@@ -97,7 +98,7 @@ impl Policy {
             flows: Vec::new(),
             boot_id,
             ttl_s: 3,
-            renew_ms: 1000,
+            renewals: BTreeMap::from([(Layer::A, 1000)]),
             seen_ms: 2000,
             opening_ms: 30_000,
             verify_ms: 10_000,
@@ -288,7 +289,8 @@ pub struct Gate {
     pending: BTreeSet<Layer>,
     next_look: u64,
     next_retry: u64,
-    next_renew: u64,
+    /// When each layer with a lease that was commanded open in this window is renewed next.
+    next_renew: BTreeMap<Layer, u64>,
 }
 
 impl Default for Gate {
@@ -309,7 +311,7 @@ impl Default for Gate {
             pending: BTreeSet::new(),
             next_look: 0,
             next_retry: 0,
-            next_renew: 0,
+            next_renew: BTreeMap::new(),
         }
     }
 }

@@ -21,9 +21,9 @@ impl Step<'_> {
         if read.is_some_and(|read| read.state == LayerState::Open && read.boot_ms >= after) {
             return self.open_next(Some(layer));
         }
-        if commanded.is_some() {
-            self.renew();
-        } else if self.at >= self.gate.next_retry
+        self.renew(until);
+        if commanded.is_none()
+            && self.at >= self.gate.next_retry
             && let Some(window) = &self.gate.window
         {
             let not_after = Self::not_after(self.policy, self.at, layer, until);
@@ -48,8 +48,9 @@ impl Step<'_> {
         let Some(window) = &self.gate.window else {
             return self.close(CloseReason::Stopped {});
         };
+        let deadline = window.deadline();
         let (bytes_in, bytes_out) = window.bytes();
-        if self.at >= window.deadline() {
+        if self.at >= deadline {
             let reason = window.deadline_reason();
             return self.close(reason);
         }
@@ -76,7 +77,7 @@ impl Step<'_> {
                 return self.close(CloseReason::LayerFault { layer: *layer, what });
             }
         }
-        self.renew();
+        self.renew(deadline);
         self.look(2 * RETRY_MS);
         if let Some(window) = &self.gate.window {
             let view = window.view();
@@ -87,16 +88,25 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn renew(&mut self) {
+    /// Renews each lease whose time has come, until `end` and as long as the observer's last word is good.
+    fn renew(&mut self, end: u64) {
         let Some(window) = &self.gate.window else { return };
-        if self.at < self.gate.next_renew || self.at >= window.deadline() {
+        let end = window.commanded.map_or(end, |_| window.deadline());
+        if self.at >= end {
             return;
         }
         let word = self.gate.seen.as_ref().map_or(0, |seen| seen.boot_ms + self.policy.seen_ms);
-        let command =
-            Command::Renew { lease: window.lease(self.policy), not_after: window.deadline().min(word) };
-        self.gate.next_renew = self.at + self.policy.renew_ms;
-        if let Some(layer) = self.policy.layers.first() {
+        for (layer, next) in &mut self.gate.next_renew {
+            if self.at < *next {
+                continue;
+            }
+            let every = self.policy.renewals.get(layer).copied().unwrap_or(self.policy.seen_ms);
+            *next = self.at + every;
+            // The innermost one lets packets pass. An outer one does not by itself, and a switch needs its time:
+            // a share of its own lease.
+            let patience = if self.policy.layers.first() == Some(layer) { 0 } else { every };
+            let not_after = end.min(word + patience);
+            let command = Command::Renew { lease: window.lease(self.policy), not_after };
             self.actions.push(Action::Command(*layer, command));
         }
     }

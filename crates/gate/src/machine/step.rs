@@ -85,8 +85,10 @@ impl Step<'_> {
             What::Done(layer, Kind::Close) | What::Failed(layer, Kind::Close, _) => {
                 self.gate.pending.remove(layer);
             }
-            What::Done(_, Kind::Renew) => {
-                if let Some(window) = self.gate.window.as_mut() {
+            What::Done(layer, Kind::Renew) => {
+                if self.policy.layers.first() == Some(layer)
+                    && let Some(window) = self.gate.window.as_mut()
+                {
                     window.renewals += 1;
                 }
             }
@@ -205,7 +207,9 @@ impl Step<'_> {
         if self.policy.layers.first() == Some(&layer) {
             // This command completes the path: from here on it counts as open.
             window.commanded = Some((self.at, self.wall));
-            self.gate.next_renew = self.at + self.policy.renew_ms;
+        }
+        if let Some(every) = self.policy.renewals.get(&layer) {
+            self.gate.next_renew.insert(layer, self.at + every);
         }
         let until_boot_ms = match self.gate.phase {
             GateState::Opening { until_boot_ms, .. } => until_boot_ms,
@@ -242,6 +246,7 @@ impl Step<'_> {
     fn command_closed(&mut self) {
         self.gate.closed_at = self.at;
         self.gate.still = None;
+        self.gate.next_renew.clear();
         self.gate.pending = self.policy.layers.iter().copied().collect();
         self.say_closed();
         self.gate.next_retry = self.at + RETRY_MS;

@@ -1,7 +1,7 @@
 //! The small world of the model checker. All times are milliseconds of boot time.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, LazyLock},
 };
 
@@ -22,6 +22,10 @@ use kuramori_model::{
 
 const STEP: u64 = 500;
 const SECONDS: u32 = 2;
+/// The port's own lease, in the world where it has one.
+pub(crate) const PORT_LEASE: u64 = 1000;
+/// A port that somebody opened for good, or that has no lease.
+pub(crate) const FOR_EVER: u64 = u64::MAX;
 
 fn flow() -> Flow {
     Flow {
@@ -66,6 +70,11 @@ pub(crate) fn policy() -> Policy {
     }
 }
 
+/// The same where the switch closes its port by itself unless it is renewed.
+pub(crate) fn leased() -> Policy {
+    Policy { renewals: BTreeMap::from([(Layer::A, 1000), (Layer::C, STEP)]), ..policy() }
+}
+
 /// What is broken on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Break {
@@ -76,6 +85,12 @@ pub(crate) enum Break {
     EndlessWindow,
     /// The lease lives 30 s.
     LongLease,
+    /// The port's lease lives 30 s.
+    LongPortLease,
+    /// The port's renewals are lost, as in a gate that renews its own layer only.
+    OnlyTheInnermost,
+    /// A closing command leaves renewals waiting before it.
+    FullMailbox,
     /// A renewal is done whenever its turn comes, and a frozen layer does it late.
     LateRenewal,
     /// A layer's read-back is what it was last told, not what it is.
@@ -173,7 +188,8 @@ pub(crate) struct Room {
     // Layer A as the kernel holds it.
     pub(crate) lease_until: u64,
     window_until: u64,
-    port: bool,
+    /// The port is open until then.
+    pub(crate) port_until: u64,
     /// What both layers were a step ago.
     before: [bool; 2],
     /// Accepted windows, and the latch, as they are on the disk.
@@ -208,6 +224,10 @@ impl Fate {
     }
 }
 
+fn port_lease(rooms: &Rooms) -> u64 {
+    if rooms.broken == Break::LongPortLease { 30_000 } else { PORT_LEASE }
+}
+
 const fn place(layer: Layer) -> usize {
     if matches!(layer, Layer::A) { 0 } else { 1 }
 }
@@ -221,7 +241,7 @@ impl Room {
             boxes: [VecDeque::new(), VecDeque::new()],
             lease_until: 0,
             window_until: 0,
-            port: true,
+            port_until: FOR_EVER,
             before: [false, true],
             disk: Vec::new(),
             latch: None,
@@ -240,8 +260,12 @@ impl Room {
         self.now < self.lease_until && self.now < self.window_until
     }
 
+    pub(crate) const fn port_open(&self) -> bool {
+        self.now < self.port_until
+    }
+
     pub(crate) const fn path_open(&self) -> bool {
-        self.port && self.a_open()
+        self.port_open() && self.a_open()
     }
 
     pub(crate) fn says_closed(&self) -> bool {
@@ -266,11 +290,11 @@ impl Room {
 
     pub(crate) fn next(&self, rooms: &Rooms, turn: Turn) -> Option<Self> {
         let mut room = self.clone();
-        room.before = [self.a_open(), self.port];
+        room.before = [self.a_open(), self.port_open()];
         room.now += STEP;
         let mut fate = Fate { turn, used: turn == Turn::Calm, done: 0 };
         if fate.is(Turn::Repeat) {
-            room.port = true;
+            room.port_until = FOR_EVER;
         }
         if room.gate.is_none() && !fate.is(Turn::Stay) {
             room.gate = Some(Gate::default());
@@ -357,7 +381,11 @@ impl Room {
                     if command == Command::Close && deaf {
                         continue;
                     }
-                    enqueue(&mut self.boxes[place(layer)], command);
+                    if rooms.broken == Break::FullMailbox {
+                        self.boxes[place(layer)].push_back(command);
+                    } else {
+                        enqueue(&mut self.boxes[place(layer)], command);
+                    }
                 }
                 Action::Log(entry, window) => {
                     let keeps = matches!(entry, Entry::Accepted { .. } | Entry::Latched(_));
@@ -425,16 +453,25 @@ impl Room {
             match (layer, command) {
                 (Layer::A, Command::Close) => (self.lease_until, self.window_until) = (0, 0),
                 (Layer::A, Command::Open { lease, .. }) => self.open_a(rooms, lease),
-                (Layer::A, Command::Renew { not_after, .. }) => {
+                (_, Command::Renew { not_after, .. }) => {
                     if self.now > *not_after {
                         self.wrong.push("late renewal");
                     }
-                    self.lease_until = self.now + 3000;
+                    if !self.commanded[place(layer)] {
+                        self.wrong.push("renewed what was to be closed");
+                    }
+                    match layer {
+                        Layer::A => self.lease_until = self.now + 3000,
+                        _ if rooms.broken == Break::OnlyTheInnermost => {}
+                        // The worst device: a renewal opens it again.
+                        _ => self.port_until = self.now + port_lease(rooms),
+                    }
                 }
-                (_, Command::Close) => self.port = false,
+                (_, Command::Close) => self.port_until = 0,
                 (_, Command::Open { .. }) => {
                     self.check_log();
-                    self.port = true;
+                    let leased = rooms.policy.renewals.contains_key(&Layer::C);
+                    self.port_until = if leased { self.now + port_lease(rooms) } else { FOR_EVER };
                 }
                 _ => {}
             }
@@ -444,7 +481,7 @@ impl Room {
                 // The keeper takes back what failed before anybody hears of it.
                 match layer {
                     Layer::A => (self.lease_until, self.window_until) = (0, 0),
-                    _ => self.port = false,
+                    _ => self.port_until = 0,
                 }
             }
             What::Failed(layer, kind, "no".into())
@@ -489,7 +526,7 @@ impl Room {
         } else if layer == Layer::A {
             self.a_open()
         } else {
-            self.port
+            self.port_open()
         };
         let state = match open {
             _ if fate.is(Turn::Unknown(layer)) => LayerState::Unknown,

@@ -34,6 +34,8 @@ pub(crate) struct Setup {
     pub(crate) ttl: u32,
     pub(crate) state: Option<PathBuf>,
     pub(crate) allowed_uid: u32,
+    /// Further tables of the file.
+    pub(crate) more: String,
     /// `dead_man_tested` as the file declares it.
     pub(crate) declared: &'static str,
 }
@@ -50,6 +52,7 @@ impl Default for Setup {
             ttl: 3,
             state: None,
             allowed_uid: 0,
+            more: String::new(),
             declared: "[\"A\"]",
         }
     }
@@ -88,7 +91,7 @@ impl Rig {
              dead_man_tested = {declared}\n\n[[flow]]\npurpose = \"pull\"\nsource = \"{PULLER}\"\npeer = \"{PRIMARY}\"\n\n\
              [packet_filter]\n{poll}inside = \"pul0\"\noutside = \"v0\"\nprogram = \"{nft}\"\nforeign_tables = {foreign:?}\n\n\
              [[packet_filter.management]]\ninterface = \"mgt0\"\nnetwork = \"192.0.2.0/28\"\nudp = [161]\n\
-             tcp = [830, 22, 443]\n",
+             tcp = [830, 22, 443, 6653]\n",
             state = setup.state.clone().unwrap_or_else(|| self.path("state")).display(),
             socket = self.path("gate.sock").display(),
             uid = setup.allowed_uid,
@@ -121,6 +124,7 @@ impl Rig {
         if let Some(table) = &setup.switch_ssh {
             write!(text, "\n[switch_ssh]\n{table}").unwrap();
         }
+        text.push_str(&setup.more);
         let file = self.path("gated.toml");
         fs_err::write(&file, text).unwrap();
         file

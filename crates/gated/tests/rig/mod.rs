@@ -11,8 +11,11 @@ pub(crate) mod bmc;
 pub(crate) mod console;
 pub(crate) mod gate;
 pub(crate) mod load;
+pub(crate) mod netconf;
 pub(crate) mod power;
+pub(crate) mod suite;
 pub(crate) mod traffic;
+pub(crate) mod vswitch;
 
 use std::{
     fmt::Write as _,
@@ -184,6 +187,15 @@ impl Rig {
         let (v0, gat0) = (self.mac("vlt", "v0"), self.mac("prd", "gat0"));
         sh(&format!("ip -n {prd} neigh replace {VAULT} lladdr {v0} dev gat0 nud permanent"));
         sh(&format!("ip -n {vlt} neigh replace 10.77.9.1 lladdr {gat0} dev v0 nud permanent"));
+    }
+
+    /// The table `[link]`'s values.
+    pub(crate) fn link_config(&self) -> String {
+        let (v0, gat0) = (self.mac("vlt", "v0"), self.mac("prd", "gat0"));
+        format!(
+            "hardware_address = \"{v0}\"\nneighbour = [{{ address = \"10.77.9.1\", hardware_address = \"{gat0}\" }}]\n\
+             route = [{{ network = \"0.0.0.0/0\", via = \"10.77.9.1\" }}]\n"
+        )
     }
 
     /// A child that is ended with the rig, if it lives that long.
