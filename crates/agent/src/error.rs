@@ -29,6 +29,12 @@ pub enum AgentError {
     /// The server stored something else than what was sent: memory or line damaged it, or it lies.
     #[error("the server answered with another hash for a chunk than ours")]
     WrongHash,
+    /// An item of which more is known than one message carries: attributes of a megabyte.
+    #[error("what describes it takes more than the {most} bytes that one message carries")]
+    TooLarge {
+        /// How much fits.
+        most: usize,
+    },
     /// A file of the agent's own.
     #[error("cannot keep the agent's state")]
     State(#[source] std::io::Error),
@@ -45,6 +51,7 @@ impl Fault for AgentError {
             Self::File { .. } => "agent.file",
             Self::NotEnrolled(_) => "agent.not-enrolled",
             Self::WrongHash => "agent.wrong-hash",
+            Self::TooLarge { .. } => "agent.too-large",
             Self::State(_) => "agent.state",
             Self::Start(_) => "agent.start",
         }

@@ -71,6 +71,12 @@ impl File {
             if matches!(unit.innermost(), Config::Agent(_)) {
                 return Err(bad(format!("`unit.{name}`: an agent does not read another agent")));
             }
+            // Its pictures are compared with those of the previous restore point, which only the server can open.
+            if matches!(unit.innermost(), Config::Dicom(_)) {
+                return Err(bad(format!(
+                    "`unit.{name}`: an archive of pictures is read by the server itself"
+                )));
+            }
             unit.check().map_err(|error| bad(format!("`unit.{name}`: {error}")))?;
         }
         Ok(file)

@@ -17,8 +17,9 @@ use std::{
 
 use kuramori_wire::{
     Error as WireError,
+    frame::encode,
     identity::fingerprint,
-    message::{Event, FOLDER_MAX, HAVE_MAX, Id, Known, Message, PART_MAX},
+    message::{Event, FOLDER_MAX, HAVE_MAX, Id, Known, MESSAGE_MAX, Message, PART_MAX},
 };
 
 use crate::{AgentError, Result};
@@ -29,6 +30,10 @@ const BATCH: usize = 4 << 20;
 const OVERHEAD: usize = 256;
 /// Bytes of events that may wait.
 const EVENTS: usize = 8 << 20;
+/// Largest event before content is added to it.
+const EVENT_MAX: usize = MESSAGE_MAX - PART_MAX * size_of::<Id>() - 64;
+/// Bytes of one folder's listing that are kept: [`FOLDER_MAX`] names of the longest kind.
+const LISTING_BYTES: usize = 72 << 20;
 /// How long anybody sleeps without looking.
 const TURN: Duration = Duration::from_millis(200);
 
@@ -54,6 +59,8 @@ struct Folder {
     number: u64,
     path: Vec<u8>,
     items: Vec<Known>,
+    /// What they take.
+    bytes: usize,
     done: bool,
 }
 
@@ -82,6 +89,8 @@ struct State {
     folder: Option<Folder>,
     folders: u64,
     lanes: Vec<Lane>,
+    /// Whether the main line is there.
+    stands: bool,
     /// What was sent over the main line that is there now.
     line: u64,
     sent_event: u64,
@@ -151,6 +160,12 @@ impl Queue {
         !state.failed && !state.ended
     }
 
+    /// Whether the main line is there and the session goes on.
+    pub(crate) fn stands(&self) -> bool {
+        let state = self.lock();
+        state.stands && !state.failed
+    }
+
     /// Bytes of chunks that were sent and that were asked for.
     pub(crate) fn traffic(&self) -> (u64, u64) {
         let state = self.lock();
@@ -177,12 +192,19 @@ impl Queue {
     }
 
     /// Puts a whole event.
+    ///
+    /// # Errors
+    /// [`AgentError::TooLarge`] if no line could carry it; then nothing was put.
     pub(crate) fn put(&self, event: Event) -> Result<()> {
         self.begin(event).map(|number| self.close(number, true))
     }
 
     /// Puts an event to which content will be added; gives its number.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put).
     pub(crate) fn begin(&self, event: Event) -> Result<u64> {
+        let event = fitting(event)?;
         let mut state = self.room(self.lock(), 0)?;
         let number = state.first + state.events.len() as u64;
         let cost = cost(&event);
@@ -245,7 +267,7 @@ impl Queue {
         let mut state = self.lock();
         state.folders += 1;
         let number = state.folders;
-        state.folder = Some(Folder { number, path: path.to_vec(), items: Vec::new(), done: false });
+        state.folder = Some(Folder { number, path: path.to_vec(), items: Vec::new(), bytes: 0, done: false });
         self.wake.notify_all();
         loop {
             if state.failed {
@@ -281,12 +303,14 @@ impl Queue {
         let mut state = self.lock();
         state.forget(applied)?;
         state.line += 1;
+        state.stands = true;
         // What was not answered on the line before is asked again.
         (state.sent_event, state.sent_have, state.sent_folder) = (applied, 0, 0);
         if let Some(folder) = &mut state.folder
             && !folder.done
         {
             folder.items.clear();
+            folder.bytes = 0;
         }
         let line = state.line;
         drop(state);
@@ -299,6 +323,7 @@ impl Queue {
         let mut state = self.lock();
         if state.line == line {
             state.line += 1;
+            state.stands = false;
         }
         drop(state);
         self.wake.notify_all();
@@ -378,7 +403,9 @@ impl Queue {
                 else {
                     return Err(protocol("a listing that was not asked for".to_owned()));
                 };
-                if folder.items.len() + items.len() > FOLDER_MAX || (items.is_empty() && more) {
+                folder.bytes += items.iter().map(|item| item.name.len() + size_of::<Known>()).sum::<usize>();
+                let most = folder.items.len() + items.len() > FOLDER_MAX || folder.bytes > LISTING_BYTES;
+                if most || (items.is_empty() && more) {
                     return Err(protocol("a listing without end".to_owned()));
                 }
                 folder.items.extend(items);
@@ -432,6 +459,11 @@ impl Queue {
             turns -= 1;
             state = self.wait(state);
         }
+    }
+
+    /// Whether an answer is due on a data line.
+    pub(crate) fn lane_waits(&self, lane: usize) -> bool {
+        self.lock().lanes.get(lane).is_some_and(|lane| !lane.under_way.is_empty())
     }
 
     /// The server has stored a chunk and says under which id.
@@ -506,6 +538,19 @@ fn cost(event: &Event) -> usize {
     }
 }
 
+/// The event, if a message can carry it together with the content that may be added.
+fn fitting(event: Event) -> Result<Event> {
+    let message = Message::Event { number: u64::MAX, event };
+    let bytes = encode(&message).map_or(usize::MAX, |frame| frame.len());
+    match message {
+        Message::Event { event, .. } if bytes <= EVENT_MAX => Ok(event),
+        _ => Err(AgentError::TooLarge { most: EVENT_MAX }),
+    }
+}
+
 fn protocol(why: String) -> AgentError {
     WireError::Protocol(why).into()
 }
+
+#[cfg(test)]
+mod tests;

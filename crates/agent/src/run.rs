@@ -37,6 +37,8 @@ const SILENT: Duration = Duration::from_mins(1);
 const PING: Duration = Duration::from_secs(10);
 /// First and longest pause before the server is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// Shortest pause after a server that spoke nonsense.
+const NONSENSE: Duration = Duration::from_secs(1);
 
 /// Works until `stop`, or until the server says that this agent is not one of its own.
 ///
@@ -67,8 +69,13 @@ pub fn run(file: File, clock: &Arc<dyn Clock>, random: &dyn Random, stop: &Cance
         }
         match outcome {
             Ok(()) => {}
-            Err(AgentError::Wire(error)) if error.is_line() => {
-                tracing::warn!("the server is tried again: {}", chain(&error));
+            // Nonsense on this line is the server's fault and must not end us: the next server may be a good one.
+            Err(error) if is_passing(&error) => {
+                let code = error.code();
+                tracing::warn!(code, "the server is tried again: {}", chain(&error));
+                if !matches!(&error, AgentError::Wire(error) if error.is_line()) {
+                    pause = pause.max(NONSENSE);
+                }
                 clock.sleep(pause);
                 pause = (pause * 2).min(PAUSE.1);
             }
@@ -80,6 +87,15 @@ pub fn run(file: File, clock: &Arc<dyn Clock>, random: &dyn Random, stop: &Cance
     }
     agent.end();
     Ok(())
+}
+
+/// Whether the next connection may go better.
+fn is_passing(error: &AgentError) -> bool {
+    match error {
+        AgentError::Wire(WireError::Protocol(_) | WireError::Certificate { .. }) => true,
+        AgentError::Wire(error) => error.is_line(),
+        _ => false,
+    }
 }
 
 struct Agent {
@@ -239,7 +255,11 @@ impl Agent {
             send(writer, &Message::Declined { session, code: code.to_owned(), why })
         };
         let session = begin.session;
-        if self.session.is_some() {
+        if let Some(running) = &self.session {
+            // The server gives one order at a time: one that it does not serve any more is nobody's.
+            if !running.stands() {
+                running.cancel();
+            }
             let why = "another session is under way here".to_owned();
             return Ok(decline(session, "busy", why, writer)?);
         }

@@ -49,6 +49,11 @@ impl Session {
         let _ = self.thread.join();
     }
 
+    /// Whether the server takes it: its main line is there.
+    pub(crate) fn stands(&self) -> bool {
+        self.queue.stands()
+    }
+
     /// Asks it to end.
     pub(crate) fn cancel(&self) {
         self.queue.fail(WireError::Cancelled.into());
@@ -88,11 +93,17 @@ pub(crate) fn start(endpoint: &Endpoint, begin: Begin, unit: &Config, memory: us
         let mut sink = Remote::new(queue_.clone(), cutter, begin.parent);
         let outcome = source.read(&mut sink, &control);
         let said = match &outcome {
-            Ok(report) => match serde_json::to_string(report) {
-                Ok(report) => sink.end(report),
-                Err(error) => sink.failed("agent.report".to_owned(), error.to_string()),
-            },
-            Err(error) => sink.failed(error.code().to_owned(), chain(error)),
+            Ok(report) => {
+                let ended = serde_json::to_string(report).map(|report| sink.end(report));
+                match ended {
+                    Ok(Err(error @ AgentError::TooLarge { .. })) => {
+                        sink.failed(error.code().to_owned(), &chain(&error))
+                    }
+                    Ok(said) => said,
+                    Err(error) => sink.failed("agent.report".to_owned(), &error.to_string()),
+                }
+            }
+            Err(error) => sink.failed(error.code().to_owned(), &chain(error)),
         };
         let (sent, read) = queue_.traffic();
         let unit = &begin.unit;
@@ -129,16 +140,26 @@ pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<
     std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(AgentError::Start)
 }
 
-/// Brings a line back as long as the session goes on. `once` runs over one connection; it gives whether the line
-/// worked at all.
-fn keep_up(endpoint: &Endpoint, queue: &Queue, once: &mut dyn FnMut(&mut bool) -> Result<()>) {
+/// How one connection of a line went.
+#[derive(Debug, Default)]
+struct Stand {
+    /// It was there and was not refused: an idle line is away only from its end on.
+    stood: bool,
+    /// It did what it is for.
+    worked: bool,
+}
+
+/// Brings a line back as long as the session goes on. `once` runs over one connection.
+fn keep_up(endpoint: &Endpoint, queue: &Queue, once: &mut dyn FnMut(&mut Stand) -> Result<()>) {
     let mut since = endpoint.clock.boot();
     let mut pause = PAUSE.0;
     while queue.going() {
-        let mut worked = false;
-        let outcome = once(&mut worked);
-        if worked {
+        let mut stand = Stand::default();
+        let outcome = once(&mut stand);
+        if stand.stood {
             since = endpoint.clock.boot();
+        }
+        if stand.worked {
             pause = PAUSE.0;
         }
         let Err(error) = outcome else { continue };
@@ -169,7 +190,7 @@ fn patient<'a>(queue: &'a Queue, clock: &'a dyn Clock) -> impl FnMut(bool) -> ku
 }
 
 fn main_line(endpoint: &Endpoint, queue: &Arc<Queue>, session: SessionId) {
-    keep_up(endpoint, queue, &mut |worked| {
+    keep_up(endpoint, queue, &mut |stand| {
         let Link { mut reader, mut writer } = endpoint.open(&Message::Main { session })?;
         let mut tick = patient(queue, endpoint.clock.as_ref());
         let applied = match reader.message(&mut tick)? {
@@ -179,7 +200,7 @@ fn main_line(endpoint: &Endpoint, queue: &Arc<Queue>, session: SessionId) {
                 return Err(WireError::Protocol(why).into());
             }
         };
-        *worked = true;
+        *stand = Stand { stood: true, worked: true };
         let line = queue.main_begins(applied)?;
         let shared = queue.clone();
         let closer = writer.clone();
@@ -190,7 +211,11 @@ fn main_line(endpoint: &Endpoint, queue: &Arc<Queue>, session: SessionId) {
                     Next::Idle => Message::Ping,
                     Next::Over => break,
                 };
-                if send(&mut writer, &message).is_err() {
+                if let Err(error) = send(&mut writer, &message) {
+                    if !error.is_line() {
+                        // No other line would take it either.
+                        shared.fail(error.into());
+                    }
                     break;
                 }
             }
@@ -219,25 +244,33 @@ fn main_line(endpoint: &Endpoint, queue: &Arc<Queue>, session: SessionId) {
 }
 
 fn data_line(endpoint: &Endpoint, queue: &Arc<Queue>, session: SessionId, lane: usize) {
-    keep_up(endpoint, queue, &mut |worked| {
+    keep_up(endpoint, queue, &mut |stand| {
         queue.lane_begins(lane);
         let Link { mut reader, mut writer } = endpoint.open(&Message::Lane { session })?;
-        let shared = queue.clone();
+        stand.stood = true;
+        let (shared, clock) = (queue.clone(), endpoint.clock.clone());
         let closer = writer.clone();
         let over = kuramori_source::Cancel::default();
         let stop = over.clone();
         let sender = spawn("agent-lane-send", move || {
             let mut number = 0;
+            let mut said = clock.boot();
             while shared.going() && !stop.is_cancelled() {
                 let sent = match shared.lane_next(lane, number, Duration::from_millis(400)) {
                     Some(held) => {
                         number += 1;
+                        said = clock.boot();
                         let length = u32::try_from(held.bytes.len()).unwrap_or(u32::MAX);
                         if held.bytes.iter().all(|byte| *byte == 0) {
                             send(&mut writer, &Message::Zeros { number: number - 1, length })
                         } else {
                             send_chunk(&mut writer, number - 1, &held.bytes)
                         }
+                    }
+                    // A firewall forgets a connection on which nothing moves.
+                    None if clock.boot().saturating_sub(said) >= PING => {
+                        said = clock.boot();
+                        send(&mut writer, &Message::Ping)
                     }
                     None => Ok(()),
                 };
@@ -247,10 +280,12 @@ fn data_line(endpoint: &Endpoint, queue: &Arc<Queue>, session: SessionId, lane: 
             }
             writer.close();
         })?;
+        let mut tick = patient(queue, endpoint.clock.as_ref());
         let outcome = loop {
-            match reader.message(&mut |_| if queue.going() { Ok(()) } else { Err(WireError::Cancelled) }) {
+            // Nothing has to come while nothing is under way.
+            match reader.message(&mut |came| tick(came || !queue.lane_waits(lane))) {
                 Ok(Message::Stored { number, id }) => {
-                    *worked = true;
+                    stand.worked = true;
                     if let Err(error) = queue.lane_stored(lane, number, id) {
                         break Err(error);
                     }
@@ -262,6 +297,7 @@ fn data_line(endpoint: &Endpoint, queue: &Arc<Queue>, session: SessionId, lane: 
                 }
                 // Whether the session is over is the main line's to say.
                 Err(WireError::Refused { code, why }) if code == "no-session" => {
+                    stand.stood = false;
                     break Err(WireError::Broken(why).into());
                 }
                 Err(error) => break Err(error.into()),
@@ -273,3 +309,6 @@ fn data_line(endpoint: &Endpoint, queue: &Arc<Queue>, session: SessionId, lane: 
         if queue.going() { outcome } else { Ok(()) }
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, io::Read, sync::Arc};
 
 use kuramori_model::tree::{Entry, EntryKind, FileTime, Sink, SinkError, TreePath};
 use kuramori_repo::chunk::{CutError, Cutter};
-use kuramori_wire::message::{Event, Item, Known};
+use kuramori_wire::message::{Event, Item, Known, short};
 
 use crate::{AgentError, Result, queue::Queue};
 
@@ -48,9 +48,13 @@ impl Remote {
     }
 
     /// Says that the source failed.
-    pub(crate) fn failed(&mut self, code: String, why: String) -> Result<()> {
-        self.queue.put(Event::Failed { code, why })?;
+    pub(crate) fn failed(&mut self, code: String, why: &str) -> Result<()> {
+        self.queue.put(Event::Failed { code, why: short(why) })?;
         self.queue.finish()
+    }
+
+    fn fault_at(&self, path: &[u8], why: &str) -> Result<()> {
+        self.queue.put(Event::Fault { path: path.to_vec(), why: short(why) })
     }
 
     fn flush(&mut self) -> Result<()> {
@@ -98,9 +102,22 @@ impl Remote {
 
     fn put_entry(&mut self, entry: &Entry, content: &mut dyn Read) -> Result<()> {
         let item = Item::from(entry);
-        let EntryKind::File { size } = entry.kind else { return self.queue.put(Event::Item(item)) };
         let queue = self.queue.clone();
-        let mut number = queue.begin(Event::File { item, content: Vec::new(), done: false })?;
+        let begun = match entry.kind {
+            EntryKind::File { size } => queue
+                .begin(Event::File { item, content: Vec::new(), done: false })
+                .map(|number| Some((number, size))),
+            _ => queue.put(Event::Item(item)).map(|()| None),
+        };
+        let (mut number, size) = match begun {
+            Ok(Some(begun)) => begun,
+            Ok(None) => return Ok(()),
+            // The item is missing, and that is on record; the run goes on.
+            Err(error @ AgentError::TooLarge { .. }) => {
+                return self.fault_at(entry.path.as_bytes(), &error.to_string());
+            }
+            Err(error) => return Err(error),
+        };
         let outcome = self.cutter.cut_all(content, size, &mut |chunk| {
             number = queue.chunk(number, chunk)?;
             Ok::<_, AgentError>(())
@@ -113,8 +130,7 @@ impl Remote {
             Err(CutError::Read(error)) => {
                 queue.close(number, false);
                 queue.put(Event::Drop)?;
-                let (path, why) = (entry.path.as_bytes().to_vec(), error.to_string());
-                queue.put(Event::Fault { path, why })
+                self.fault_at(entry.path.as_bytes(), &error.to_string())
             }
             Err(CutError::Emit(error)) => Err(error),
         }
@@ -145,6 +161,6 @@ impl Sink for Remote {
 
     fn fault(&mut self, path: &TreePath, why: String) {
         // If this fails the session has failed.
-        let _ = self.queue.put(Event::Fault { path: path.as_bytes().to_vec(), why });
+        let _ = self.fault_at(path.as_bytes(), &why);
     }
 }

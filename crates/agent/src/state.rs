@@ -90,5 +90,8 @@ fn private(path: &Path, content: &[u8]) -> Result<()> {
     let mut file = options.open(&partial).map_err(AgentError::State)?;
     file.write_all(content).map_err(AgentError::State)?;
     file.sync_all().map_err(AgentError::State)?;
-    fs_err::rename(&partial, path).map_err(AgentError::State)
+    fs_err::rename(&partial, path).map_err(AgentError::State)?;
+    // The new name has to outlive a power cut, too: the server knows the old certificate only until it sees this one.
+    let folder = path.parent().unwrap_or(path);
+    fs_err::File::open(folder).and_then(|folder| folder.sync_all()).map_err(AgentError::State)
 }

@@ -347,6 +347,23 @@ fn a_hostile_server_reaches_nothing_that_the_agents_own_file_does_not_declare() 
         assert_eq!((session, code.as_str()), ([u8::try_from(number).unwrap(); 16], "unknown-unit"), "{name}");
     }
 
+    // On this line, too: what was never asked for, what belongs elsewhere, a version nobody speaks. The agent is
+    // there again each time.
+    for lie in [
+        Message::Issued { certificate: "-".to_owned(), authorities: "-".to_owned() },
+        Message::Applied { number: 7 },
+    ] {
+        control.say(&lie);
+        while control.hear().is_ok() {}
+        assert!(agent.child.try_wait().unwrap().is_none(), "the agent lives: {}", agent.log());
+        control = server.control();
+    }
+    drop(control);
+    let (mut strange, _) = server.accept();
+    strange.say(&Message::Welcome(hostile::welcome(2)));
+    while strange.hear().is_ok() {}
+    let mut control = server.control();
+
     // In a session that is declared: every way to lie ends the session, none ends the agent.
     let logged = |agent: &agents::Agent, code: &str, times: usize| {
         support::hospital::until(code, || {
@@ -362,7 +379,7 @@ fn a_hostile_server_reaches_nothing_that_the_agents_own_file_does_not_declare() 
         ctime: (0, 0),
         inode: 0,
     };
-    let mut broken = 0;
+    let mut broken = 3;
     let mut seen = Vec::new();
     for (number, lie) in [
         "endless listing",
@@ -515,13 +532,30 @@ fn a_hostile_agent_gets_a_refusal_and_never_a_restore_point() {
     assert_eq!(ward.add("second", "ward-2:files"), None);
     let mut control = other.hello(2);
     let queued: Value = client.post("/v1/runs", &serde_json::json!({ "system": "second" })).unwrap();
+    let Message::Begin(early) = control.message() else { panic!() };
+    // Not yet: its last session is not over. The order comes again, and the run does not fail.
+    let busy = ("busy".to_owned(), "another session is under way here".to_owned());
+    control.say(&Message::Declined { session: early.session, code: busy.0, why: busy.1 });
     let Message::Begin(begin) = control.message() else { panic!() };
+    assert!(begin.unit == early.unit && begin.session != early.session);
     let mut main = other.open(&Message::Main { session: begin.session });
     assert_eq!(main.message(), Message::Applied { number: 0 });
+    // No more lines than were asked for: each may hold a chunk. The newest counts.
+    let mut first = other.open(&Message::Lane { session: begin.session });
+    send_chunk(&mut first.writer, 0, b"a").unwrap();
+    assert!(matches!(first.message(), Message::Stored { number: 0, .. }), "it stands");
+    let mut more: Vec<_> =
+        (1..begin.lanes).map(|_| other.open(&Message::Lane { session: begin.session })).collect();
     let mut lane = other.open(&Message::Lane { session: begin.session });
     send_chunk(&mut lane.writer, 0, b"xyz").unwrap();
     let foreign = kuramori_wire::identity::fingerprint(b"xyz");
     assert_eq!(lane.message(), Message::Stored { number: 0, id: foreign });
+    let closed = |talk: &mut hostile::Talk| matches!(talk.hear(), Err(kuramori_wire::Error::Broken(_)));
+    assert!(closed(&mut first), "one too many closes the oldest");
+    for line in &mut more {
+        send_chunk(&mut line.writer, 0, b"xyz").unwrap();
+        assert!(matches!(line.message(), Message::Stored { number: 0, .. }), "and no other");
+    }
     main.say(&Message::Have { number: 5, ids: vec![foreign] });
     assert_eq!(main.message(), Message::Missing { number: 5, bits: vec![0] }, "who sent it may leave it out");
     main.say(&event(1, Event::Failed { code: "x".to_owned(), why: "x".to_owned() }));
@@ -533,6 +567,8 @@ fn a_hostile_agent_gets_a_refusal_and_never_a_restore_point() {
 
     let mut control = bad.hello(1);
     let bytes = |message: &Message| encode(message).unwrap();
+    // Twenty thousand folders in forty kilobytes: whoever goes down by calling itself does not come back.
+    let abyss = vec!["a"; 20_000].join("/").into_bytes();
     let end = |number| bytes(&event(number, Event::End { report: "{}".to_owned() }));
     let lies: Vec<(&str, Vec<u8>, &str)> = vec![
         ("a chunk that was never sent", bytes(&event(1, file([9; 32]))), "wire.protocol"),
@@ -554,6 +590,17 @@ fn a_hostile_agent_gets_a_refusal_and_never_a_restore_point() {
         ("a report that is none", end(1), "wire.protocol"),
         ("an endless question", bytes(&Message::Have { number: 1, ids: vec![id; 5000] }), "wire.protocol"),
         ("a folder above", bytes(&Message::Folder { number: 1, path: b"../..".to_vec() }), "wire.protocol"),
+        (
+            "a folder without a bottom",
+            bytes(&Message::Folder { number: 1, path: abyss.clone() }),
+            "wire.protocol",
+        ),
+        ("a seal without a bottom", bytes(&event(1, Event::Seal { folder: abyss.clone() })), "wire.protocol"),
+        (
+            "places without a bottom",
+            bytes(&event(1, Event::Keep { folder: abyss, places: vec![(0, 1)] })),
+            "wire.protocol",
+        ),
         ("an order", bytes(&Message::Cancel { session: [1; 16] }), "wire.protocol"),
         ("a huge frame", [u32::MAX.to_le_bytes().as_slice(), &[1]].concat(), "wire.protocol"),
         ("a chunk on the main line", [10_u32.to_le_bytes().as_slice(), &[2]].concat(), "wire.protocol"),
@@ -782,6 +829,12 @@ fn commands_and_a_snapshot_are_only_what_the_agents_machine_declares() {
         let points: Vec<Value> = client.get(&format!("/v1/points?system={system}&place=primary")).unwrap();
         assert!(points.is_empty(), "{system}");
     }
+    // A subvolume inside is not in the snapshot: what is empty there is on record, and not taken for the data.
+    tool("btrfs", &["-q", "subvolume", "create", "live/ward/.images"], &volume.0);
+    fs_err::write(live.join("ward/.images/1"), b"an image").unwrap();
+    let run = backup(&client, "snap");
+    assert_eq!(run["state"], "complete_with_errors", "{run}");
+    assert!(run["error_text"].as_str().unwrap().contains("subvolume"), "{run}");
     drop(agent);
     // A declaration that others could write starts nothing.
     fs_err::set_permissions(&machine.toml, std::fs::Permissions::from_mode(0o666)).unwrap();

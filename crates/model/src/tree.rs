@@ -13,20 +13,36 @@ use std::io::Read;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TreePath(Vec<u8>);
 
-/// A path that could leave the tree or name nothing.
+/// Longest path in bytes: twice as long as any that Windows shares can name.
+pub const PATH_MAX: usize = 64 << 10;
+/// Most parts of a path: what 4,096 bytes, the longest path of a Linux system call, can hold.
+pub const DEPTH_MAX: usize = 2048;
+
+/// A path that could leave the tree, names nothing, or is longer or deeper than any real one.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("`{}` is not a path inside a tree", String::from_utf8_lossy(.path))]
+#[error("`{}` ({} bytes) is not a path inside a tree", String::from_utf8_lossy(.path), .length)]
 pub struct BadPath {
+    /// Its beginning: the words for people must not be as long as it may be.
     path: Vec<u8>,
+    length: usize,
 }
 
 impl TreePath {
-    /// Checks every part.
+    /// Checks every part, their number and the length.
     pub fn new(path: impl Into<Vec<u8>>) -> Result<Self, BadPath> {
-        let path = path.into();
-        let fits =
-            path.split(|b| *b == b'/').all(|part| !matches!(part, b"" | b"." | b"..") && !part.contains(&0));
-        if fits { Ok(Self(path)) } else { Err(BadPath { path }) }
+        let mut path = path.into();
+        let mut depth = 0;
+        let fits = path.len() <= PATH_MAX
+            && path.split(|b| *b == b'/').all(|part| {
+                depth += 1;
+                depth <= DEPTH_MAX && !matches!(part, b"" | b"." | b"..") && !part.contains(&0)
+            });
+        if fits {
+            return Ok(Self(path));
+        }
+        let length = path.len();
+        path.truncate(200);
+        Err(BadPath { path, length })
     }
 
     /// The raw bytes.
@@ -190,5 +206,16 @@ mod tests {
             assert!(TreePath::new(bad).is_err(), "{bad}");
         }
         assert!(TreePath::new("a").unwrap().join(b"..").is_err());
+    }
+
+    #[test]
+    fn a_path_is_no_longer_and_no_deeper_than_a_real_one() {
+        let deep = |parts: usize| vec!["a"; parts].join("/");
+        assert!(TreePath::new(deep(DEPTH_MAX)).is_ok());
+        let error = TreePath::new(deep(DEPTH_MAX + 1)).unwrap_err();
+        assert!(error.to_string().len() < 300, "{error}");
+        assert!(TreePath::new("a".repeat(PATH_MAX)).is_ok());
+        assert!(TreePath::new("a".repeat(PATH_MAX + 1)).is_err());
+        assert!(TreePath::new(deep(DEPTH_MAX)).unwrap().join(b"a").is_err());
     }
 }

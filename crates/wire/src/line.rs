@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use kuramori_model::clock::{Clock, SystemClock};
 use rustls::{ClientConfig, ClientConnection, Connection, pki_types::ServerName, server::Acceptor};
 
 use crate::{Error, Result, identity, tls};
@@ -61,9 +62,42 @@ fn prepare(socket: &TcpStream) -> Result<()> {
     socket
         .set_nonblocking(false)
         .and_then(|()| socket.set_nodelay(true))
-        .and_then(|()| socket.set_read_timeout(Some(HANDSHAKE)))
         .and_then(|()| socket.set_write_timeout(Some(WRITE)))
         .map_err(Error::broken)
+}
+
+/// A socket during the handshake: all reads together end in time. A peer that gives a byte now and then would
+/// otherwise keep its place for as long as it likes.
+struct Hasty<'a> {
+    socket: &'a TcpStream,
+    until: Duration,
+}
+
+impl<'a> Hasty<'a> {
+    fn new(socket: &'a TcpStream, limit: Duration) -> Self {
+        Self { socket, until: SystemClock.boot() + limit }
+    }
+}
+
+impl Read for Hasty<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.until.saturating_sub(SystemClock.boot());
+        if left.is_zero() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long"));
+        }
+        self.socket.set_read_timeout(Some(left))?;
+        self.socket.read(buffer)
+    }
+}
+
+impl Write for Hasty<'_> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        self.socket.write(buffer)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
 }
 
 fn ends(tls: Connection, socket: TcpStream) -> Result<(Reader, Writer)> {
@@ -79,15 +113,13 @@ fn ends(tls: Connection, socket: TcpStream) -> Result<(Reader, Writer)> {
 ///
 /// # Errors
 /// [`Error::Untrusted`] or [`Error::Broken`].
-pub fn connect(
-    mut socket: TcpStream,
-    config: Arc<ClientConfig>,
-) -> Result<(Reader, Writer, identity::Holder)> {
+pub fn connect(socket: TcpStream, config: Arc<ClientConfig>) -> Result<(Reader, Writer, identity::Holder)> {
     prepare(&socket)?;
     let name = ServerName::try_from(identity::SERVER).map_err(|error| Error::Protocol(error.to_string()))?;
     let mut tls = ClientConnection::new(config, name).map_err(|error| Error::Protocol(error.to_string()))?;
+    let mut hasty = Hasty::new(&socket, HANDSHAKE);
     while tls.is_handshaking() {
-        tls.complete_io(&mut socket).map_err(Error::broken)?;
+        tls.complete_io(&mut hasty).map_err(Error::broken)?;
     }
     let holder = match tls.peer_certificates().and_then(<[_]>::first) {
         Some(certificate) => identity::read(certificate)?,
@@ -101,17 +133,22 @@ pub fn connect(
 ///
 /// # Errors
 /// [`Error::Untrusted`], [`Error::Protocol`] or [`Error::Broken`].
-pub fn accept(mut socket: TcpStream, config: &tls::Server) -> Result<(Reader, Writer, Peer)> {
+pub fn accept(socket: TcpStream, config: &tls::Server) -> Result<(Reader, Writer, Peer)> {
+    accept_within(socket, config, HANDSHAKE)
+}
+
+fn accept_within(socket: TcpStream, config: &tls::Server, limit: Duration) -> Result<(Reader, Writer, Peer)> {
     prepare(&socket)?;
+    let mut hasty = Hasty::new(&socket, limit);
     let mut acceptor = Acceptor::default();
     let accepted = loop {
-        let length = acceptor.read_tls(&mut socket).map_err(Error::broken)?;
+        let length = acceptor.read_tls(&mut hasty).map_err(Error::broken)?;
         match acceptor.accept() {
             Ok(Some(accepted)) => break accepted,
             Ok(None) if length == 0 => return Err(Error::Broken("it ended in its greeting".to_owned())),
             Ok(None) => {}
             Err((error, mut alert)) => {
-                let _ = alert.write_all(&mut socket);
+                let _ = alert.write_all(&mut hasty);
                 return Err(Error::Protocol(error.to_string()));
             }
         }
@@ -123,12 +160,12 @@ pub fn accept(mut socket: TcpStream, config: &tls::Server) -> Result<(Reader, Wr
     let mut tls = match accepted.into_connection(chosen.clone()) {
         Ok(tls) => tls,
         Err((error, mut alert)) => {
-            let _ = alert.write_all(&mut socket);
+            let _ = alert.write_all(&mut hasty);
             return Err(Error::Protocol(error.to_string()));
         }
     };
     while tls.is_handshaking() {
-        tls.complete_io(&mut socket).map_err(Error::broken)?;
+        tls.complete_io(&mut hasty).map_err(Error::broken)?;
     }
     if tls.alpn_protocol().is_none() {
         return Err(Error::Protocol("it did not say which protocol it speaks".to_owned()));
@@ -235,5 +272,38 @@ impl Writer {
         let _ = self.line.socket.set_write_timeout(Some(TURN));
         let _ = self.line.flush();
         let _ = self.line.socket.shutdown(Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use kuramori_model::clock::SeededRandom;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_that_gives_a_byte_now_and_then_does_not_keep_its_place() {
+        let (now, random, year) = (SystemClock.now(), SeededRandom::new(1), Duration::from_hours(24 * 365));
+        let authority = identity::authority(1, now, year, &random).unwrap();
+        let own = identity::issue_server(&authority, now, year, &random).unwrap();
+        let config = tls::server(&[(authority.certificate, own)]).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut slow = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = listener.accept().unwrap().0;
+        let drips = std::thread::spawn(move || {
+            // The head of a TLS record of sixteen kilobytes, and then its body for a quarter of an hour.
+            slow.write_all(&[22, 3, 1, 0x3f, 0xff]).unwrap();
+            let mut given = 0;
+            while slow.write_all(&[1]).is_ok() {
+                given += 1;
+                SystemClock.sleep(Duration::from_millis(50));
+            }
+            given
+        });
+        let outcome = accept_within(socket, &config, Duration::from_millis(400));
+        assert!(matches!(outcome, Err(Error::Broken(_))), "{outcome:?}");
+        assert!(drips.join().unwrap() < 16_000, "it was cut in the middle");
     }
 }

@@ -18,6 +18,8 @@ pub const CHUNK_MAX: usize = 8 << 20;
 pub const HAVE_MAX: usize = 1024;
 /// Most ids of a file's content in one event.
 pub const PART_MAX: usize = 4096;
+/// Most ids of one file's content; the tree of a folder, which names them all, is one blob of at most 512 MiB.
+pub const CONTENT_MAX: usize = 8 << 20;
 /// Most items of one listing message.
 pub const LISTING_MAX: usize = 2000;
 /// Most items of one folder that are compared; what lies beyond is read again.

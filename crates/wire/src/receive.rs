@@ -17,7 +17,7 @@ use crate::{
     Error, Result,
     frame::{Frame, FrameReader, send},
     line::{Reader, Writer},
-    message::{CHUNK_MAX, Event, HAVE_MAX, Id, Known, LISTING_MAX, Message, PART_MAX, short},
+    message::{CHUNK_MAX, CONTENT_MAX, Event, HAVE_MAX, Id, Known, LISTING_MAX, Message, PART_MAX, short},
 };
 
 /// Events after which they are acknowledged at the latest.
@@ -27,8 +27,8 @@ const TURN: Duration = Duration::from_millis(50);
 
 /// Where chunks go; shared by all data connections.
 pub trait Shelf: Send + Sync {
-    /// Whether this chunk is part of the source's own previous restore point, or came in this session.
-    fn known(&self, id: &Id) -> bool;
+    /// The length of this chunk if it is part of the source's own previous restore point, or came in this session.
+    fn known(&self, id: &Id) -> Option<u32>;
 
     /// Hashes and stores a chunk; gives its id.
     ///
@@ -51,11 +51,11 @@ pub trait Tree {
     /// [`Error::Store`].
     fn item(&mut self, entry: Entry) -> Result<()>;
 
-    /// Takes a file whose content is known chunks; gives its size.
+    /// Takes a file whose content is chunks that the shelf knew; `size` is what their lengths add up to.
     ///
     /// # Errors
-    /// [`Error::Store`], [`Error::Protocol`] for a chunk that is not known.
-    fn file(&mut self, entry: Entry, content: Vec<Id>) -> Result<u64>;
+    /// [`Error::Store`].
+    fn file(&mut self, entry: Entry, content: Vec<Id>, size: u64) -> Result<()>;
 
     /// Takes items over from the previous restore point; gives their number and bytes.
     ///
@@ -86,6 +86,8 @@ pub struct Incoming {
     pub reader: FrameReader<Reader>,
     /// Writes.
     pub writer: Writer,
+    /// Something of whoever accepted it, to be dropped when the connection is over.
+    pub held: Box<dyn std::any::Any + Send>,
 }
 
 /// What was taken so far, counted by the receiver.
@@ -186,8 +188,39 @@ pub fn receive(
 
 struct State {
     applied: u64,
-    open: Option<(Entry, Vec<Id>)>,
+    open: Option<Open>,
     tally: Tally,
+}
+
+/// A file whose content goes on in the next event. What a chunk's length was when it was named counts: the shelf
+/// may have forgotten it before a large file ends.
+struct Open {
+    entry: Entry,
+    content: Vec<Id>,
+    size: u64,
+}
+
+impl Open {
+    fn new(entry: Entry) -> Self {
+        Self { entry, content: Vec::new(), size: 0 }
+    }
+
+    fn take(&mut self, content: &[Id], shelf: &dyn Shelf) -> Result<()> {
+        if content.len() > PART_MAX {
+            return Err(Error::Protocol(format!("{} chunks in one event", content.len())));
+        }
+        if self.content.len() + content.len() > CONTENT_MAX {
+            return Err(Error::Protocol(format!("a file of more than {CONTENT_MAX} chunks")));
+        }
+        for id in content {
+            let length = shelf
+                .known(id)
+                .ok_or_else(|| Error::Protocol("a file names a chunk that was never sent".to_owned()))?;
+            self.size += u64::from(length);
+        }
+        self.content.extend_from_slice(content);
+        Ok(())
+    }
 }
 
 impl State {
@@ -250,16 +283,14 @@ impl State {
                     }
                     let mut bits = vec![0_u8; ids.len().div_ceil(8)];
                     for (place, id) in ids.iter().enumerate() {
-                        if !shelf.known(id) {
+                        if shelf.known(id).is_none() {
                             bits[place / 8] |= 1 << (place % 8);
                         }
                     }
                     send(&mut writer, &Message::Missing { number, bits })?;
                 }
                 Message::Folder { number, path } => {
-                    if !path.is_empty() {
-                        TreePath::new(path.as_slice()).map_err(|error| Error::Protocol(error.to_string()))?;
-                    }
+                    inside(&path)?;
                     let all = tree.listing(&path)?;
                     let mut parts = all.chunks(LISTING_MAX).peekable();
                     if parts.peek().is_none() {
@@ -284,11 +315,11 @@ impl State {
         let within = self.open.is_some();
         match event {
             Event::Content { content, done } => {
-                let Some((entry, mut all)) = self.open.take() else {
+                let Some(mut open) = self.open.take() else {
                     return Err(Error::Protocol("content without a file".to_owned()));
                 };
-                take(&mut all, content, shelf)?;
-                self.part(entry, all, done, tree)?;
+                open.take(&content, shelf)?;
+                self.part(open, done, tree)?;
             }
             Event::Drop => {
                 self.open.take().ok_or_else(|| Error::Protocol("nothing is open".to_owned()))?;
@@ -310,11 +341,12 @@ impl State {
                 if !matches!(entry.kind, EntryKind::File { .. }) {
                     return Err(Error::Protocol("content of what is no file".to_owned()));
                 }
-                let mut all = Vec::new();
-                take(&mut all, content, shelf)?;
-                self.part(entry, all, done, tree)?;
+                let mut open = Open::new(entry);
+                open.take(&content, shelf)?;
+                self.part(open, done, tree)?;
             }
             Event::Keep { folder, places } => {
+                inside(&folder)?;
                 let (files, bytes) = tree.keep(&folder, &places)?;
                 self.tally.items += files;
                 self.tally.files += files;
@@ -333,27 +365,25 @@ impl State {
         Ok(None)
     }
 
-    fn part(&mut self, entry: Entry, content: Vec<Id>, done: bool, tree: &mut dyn Tree) -> Result<()> {
+    fn part(&mut self, open: Open, done: bool, tree: &mut dyn Tree) -> Result<()> {
         if !done {
-            self.open = Some((entry, content));
+            self.open = Some(open);
             return Ok(());
         }
-        self.tally.bytes += tree.file(entry, content)?;
+        self.tally.bytes += open.size;
+        tree.file(open.entry, open.content, open.size)?;
         self.tally.items += 1;
         self.tally.files += 1;
         Ok(())
     }
 }
 
-fn take(all: &mut Vec<Id>, content: Vec<Id>, shelf: &dyn Shelf) -> Result<()> {
-    if content.len() > PART_MAX {
-        return Err(Error::Protocol(format!("{} chunks in one event", content.len())));
+/// A folder's path; empty for the root.
+fn inside(folder: &[u8]) -> Result<()> {
+    if folder.is_empty() {
+        return Ok(());
     }
-    if !content.iter().all(|id| shelf.known(id)) {
-        return Err(Error::Protocol("a file names a chunk that was never sent".to_owned()));
-    }
-    all.extend(content);
-    Ok(())
+    TreePath::new(folder).map(drop).map_err(|error| Error::Protocol(error.to_string()))
 }
 
 /// Serves one data connection until it ends.
@@ -416,5 +446,105 @@ pub fn name(message: &Message) -> &'static str {
         Message::Listing { .. } => "a listing",
         Message::Stored { .. } => "a stored chunk",
         Message::Zeros { .. } => "zeros",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use kuramori_model::tree::{DEPTH_MAX, Meta};
+
+    use super::*;
+    use crate::message::Item;
+
+    /// Knows each chunk for one question: as a store does whose memory of a long session ends.
+    #[derive(Default)]
+    struct Forgets(Mutex<Vec<Id>>);
+
+    impl Shelf for Forgets {
+        fn known(&self, id: &Id) -> Option<u32> {
+            let mut known = self.0.lock().unwrap();
+            let place = known.iter().position(|one| one == id)?;
+            known.swap_remove(place);
+            Some(1000)
+        }
+
+        fn store(&self, _: &[u8]) -> Result<Id> {
+            unreachable!("nothing is stored here")
+        }
+    }
+
+    #[derive(Default)]
+    struct Taken(Vec<(usize, u64)>);
+
+    impl Tree for Taken {
+        fn listing(&mut self, _: &[u8]) -> Result<Vec<Known>> {
+            Ok(Vec::new())
+        }
+        fn item(&mut self, _: Entry) -> Result<()> {
+            Ok(())
+        }
+        fn file(&mut self, _: Entry, content: Vec<Id>, size: u64) -> Result<()> {
+            self.0.push((content.len(), size));
+            Ok(())
+        }
+        fn keep(&mut self, _: &[u8], _: &[(u32, u32)]) -> Result<(u64, u64)> {
+            Ok((1, 1))
+        }
+        fn seal(&mut self, _: &TreePath) -> Result<()> {
+            Ok(())
+        }
+        fn fault(&mut self, _: String, _: String) {}
+        fn check(&self) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    fn state() -> State {
+        State { applied: 0, open: None, tally: Tally::default() }
+    }
+
+    fn file() -> Entry {
+        let path = TreePath::new("large").unwrap();
+        Entry { path, kind: EntryKind::File { size: 0 }, meta: Meta::default() }
+    }
+
+    #[test]
+    fn a_file_is_as_long_as_its_chunks_were_when_they_were_named() {
+        let (mut state, mut tree, shelf) = (state(), Taken::default(), Forgets::default());
+        let id = |n: u8| [n; 32];
+        shelf.0.lock().unwrap().extend((0..30).map(id));
+        let part = |from: u8| (from..from + 10).map(id).collect::<Vec<_>>();
+        let first = Event::File { item: Item::from(&file()), content: part(0), done: false };
+        state.apply(first, &mut tree, &shelf).unwrap();
+        state.apply(Event::Content { content: part(10), done: false }, &mut tree, &shelf).unwrap();
+        state.apply(Event::Content { content: part(20), done: true }, &mut tree, &shelf).unwrap();
+        assert_eq!(tree.0, [(30, 30_000)]);
+        assert_eq!((state.tally.files, state.tally.bytes), (1, 30_000));
+        let again = Event::File { item: Item::from(&file()), content: part(0), done: true };
+        assert!(matches!(state.apply(again, &mut tree, &shelf), Err(Error::Protocol(_))), "it would notice");
+    }
+
+    #[test]
+    fn a_file_that_never_ends_is_refused() {
+        let shelf = Forgets(Mutex::new(vec![[0; 32]; 2]));
+        let mut open = Open { entry: file(), content: vec![[0; 32]; CONTENT_MAX - 1], size: 0 };
+        open.take(&[[0; 32]], &shelf).unwrap();
+        assert!(matches!(open.take(&[[0; 32]], &shelf), Err(Error::Protocol(_))));
+    }
+
+    #[test]
+    fn a_folder_deeper_than_any_real_one_is_refused_wherever_it_is_named() {
+        let (mut tree, shelf) = (Taken::default(), Forgets::default());
+        for (parts, fits) in [(DEPTH_MAX, true), (DEPTH_MAX + 1, false), (20_000, false)] {
+            let folder = vec!["a"; parts].join("/").into_bytes();
+            let seal = state().apply(Event::Seal { folder: folder.clone() }, &mut tree, &shelf);
+            assert_eq!(seal.is_ok(), fits, "{parts}");
+            let keep = Event::Keep { folder: folder.clone(), places: vec![(0, 1)] };
+            assert_eq!(state().apply(keep, &mut tree, &shelf).is_ok(), fits, "{parts}");
+            assert_eq!(inside(&folder).is_ok(), fits, "{parts}");
+        }
+        assert!(inside(b"").is_ok() && inside(b"../a").is_err());
     }
 }

@@ -181,14 +181,7 @@ impl BadServer {
     pub(crate) fn control(&self) -> Talk {
         let (mut talk, first) = self.accept();
         let Message::Hello(_) = first else { panic!("{first:?}") };
-        let state = Welcome {
-            version: VERSION,
-            name: "ward-1".to_owned(),
-            now: SystemClock.now().as_second(),
-            authorities: String::new(),
-            renew: false,
-        };
-        talk.say(&Message::Welcome(state));
+        talk.say(&Message::Welcome(welcome(VERSION)));
         talk.alive()
     }
 
@@ -204,6 +197,16 @@ impl BadServer {
             }
         }
         (main.unwrap(), lane.unwrap())
+    }
+}
+
+pub(crate) fn welcome(version: u16) -> Welcome {
+    Welcome {
+        version,
+        name: "ward-1".to_owned(),
+        now: SystemClock.now().as_second(),
+        authorities: String::new(),
+        renew: false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use super::Session;
@@ -19,7 +19,20 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Folder {
     above: Option<Arc<Folder>>,
+    /// Bytes of all folders of this backup whose tree is not built yet, as far as they were counted.
+    open: Arc<AtomicU64>,
     state: Mutex<State>,
+}
+
+/// What an open folder takes besides its items and its path.
+const FOLDER: usize = size_of::<Folder>() + 64;
+
+/// About how much memory a node takes.
+fn cost(node: &Node) -> u64 {
+    let xattrs: usize = node.xattrs.iter().map(|(name, value)| name.len() + value.len() + 48).sum();
+    let texts = node.name.len() + node.user.len() + node.group.len() + node.link_target.len();
+    let content = node.content.as_ref().map_or(0, |content| content.len() * size_of::<BlobId>());
+    (size_of::<Node>() + xattrs + texts + content) as u64
 }
 
 #[derive(Debug)]
@@ -29,6 +42,8 @@ struct State {
     /// The tree that the parent snapshot has here.
     previous: Option<BlobId>,
     children: Vec<Node>,
+    /// What of `open` is this folder's.
+    cost: u64,
     /// Items that were announced and are not in `children` yet.
     missing: usize,
     sealed: bool,
@@ -38,18 +53,39 @@ struct State {
 impl Folder {
     /// The root of a snapshot.
     pub(crate) fn root(previous: Option<BlobId>) -> Arc<Self> {
-        Self::make(None, None, previous)
+        Self::make(None, Arc::default(), None, 0, previous)
     }
 
-    /// A folder below another one, which now waits for it.
-    pub(crate) fn below(above: &Arc<Self>, node: Node, previous: Option<BlobId>) -> Arc<Self> {
+    /// A folder below another one, which now waits for it. Its owner keeps `path` bytes to find it by.
+    pub(crate) fn below(above: &Arc<Self>, node: Node, path: usize, previous: Option<BlobId>) -> Arc<Self> {
         above.expect();
-        Self::make(Some(Arc::clone(above)), Some(node), previous)
+        let cost = cost(&node) + (path + FOLDER) as u64;
+        Self::make(Some(Arc::clone(above)), Arc::clone(&above.open), Some(node), cost, previous)
     }
 
-    fn make(above: Option<Arc<Self>>, node: Option<Node>, previous: Option<BlobId>) -> Arc<Self> {
-        let state = State { node, previous, children: Vec::new(), missing: 0, sealed: false, tree: None };
-        Arc::new(Self { above, state: Mutex::new(state) })
+    fn make(
+        above: Option<Arc<Self>>,
+        open: Arc<AtomicU64>,
+        node: Option<Node>,
+        cost: u64,
+        previous: Option<BlobId>,
+    ) -> Arc<Self> {
+        open.fetch_add(cost, Ordering::Relaxed);
+        let children = Vec::new();
+        let state = State { node, previous, children, cost, missing: 0, sealed: false, tree: None };
+        Arc::new(Self { above, open, state: Mutex::new(state) })
+    }
+
+    /// About how many bytes of memory the open folders of this backup take.
+    pub(crate) fn open_bytes(&self) -> u64 {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    fn hold(&self, state: &mut State, node: Node) {
+        let cost = cost(&node);
+        state.cost += cost;
+        self.open.fetch_add(cost, Ordering::Relaxed);
+        state.children.push(node);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -68,7 +104,12 @@ impl Folder {
 
     /// Gives the folder its own metadata, which came after its first item.
     pub(crate) fn describe(&self, node: Node) {
-        self.lock().node = Some(node);
+        let mut state = self.lock();
+        let (before, now) = (state.node.as_ref().map_or(0, cost), cost(&node));
+        state.cost = (state.cost + now).saturating_sub(before);
+        self.open.fetch_add(now, Ordering::Relaxed);
+        self.open.fetch_sub(before, Ordering::Relaxed);
+        state.node = Some(node);
     }
 
     /// Announces one more item.
@@ -78,13 +119,15 @@ impl Folder {
 
     /// Puts an item that is finished and was not announced.
     pub(crate) fn add(&self, node: Node) {
-        self.lock().children.push(node);
+        self.hold(&mut self.lock(), node);
     }
 
     /// Puts an announced item, or takes the announcement back.
     pub(crate) fn arrive(self: &Arc<Self>, session: &Session, node: Option<Node>) {
         let mut state = self.lock();
-        state.children.extend(node);
+        if let Some(node) = node {
+            self.hold(&mut state, node);
+        }
         state.missing -= 1;
         let ready = state.sealed && state.missing == 0;
         drop(state);
@@ -109,6 +152,7 @@ impl Folder {
         loop {
             let mut state = folder.lock();
             let mut children = std::mem::take(&mut state.children);
+            folder.open.fetch_sub(std::mem::take(&mut state.cost), Ordering::Relaxed);
             children.sort_unstable_by(|a, b| a.name.cmp(&b.name));
             let built = tree::encode(&children)
                 .map_err(|flaw| Error::Invalid {
@@ -128,7 +172,7 @@ impl Folder {
             node.subtree = Some(id);
             let Some(above) = folder.above.clone() else { return };
             let mut state = above.lock();
-            state.children.push(node);
+            above.hold(&mut state, node);
             state.missing -= 1;
             let ready = state.sealed && state.missing == 0;
             drop(state);

@@ -13,6 +13,7 @@ use kuramori_model::tree::{Entry, EntryKind};
 
 use super::{
     Backup, Session,
+    parent::split,
     session::{Change, lock},
     sink::node_of,
 };
@@ -45,17 +46,48 @@ struct Known {
     parent: OnceLock<Bits>,
     /// Positions of what the agent sent in earlier, unfinished sessions.
     earlier: Bits,
+    /// Positions from here on were not in the index when this session began: what lies there came in it.
+    begin: usize,
     /// What came in this session, with its length.
-    sent: Mutex<[HashMap<BlobId, u32>; 2]>,
+    sent: Mutex<Recent>,
+}
+
+/// The chunks that were used last. Two generations of a size, the older of which is forgotten as a whole.
+#[derive(Debug)]
+struct Recent {
+    size: usize,
+    newer: HashMap<BlobId, u32>,
+    older: HashMap<BlobId, u32>,
+}
+
+impl Recent {
+    fn new(size: usize) -> Self {
+        Self { size, newer: HashMap::new(), older: HashMap::new() }
+    }
+
+    fn put(&mut self, id: BlobId, length: u32) {
+        if self.newer.len() >= self.size {
+            self.older = std::mem::take(&mut self.newer);
+        }
+        self.newer.insert(id, length);
+    }
+
+    /// Its length; what is asked for is used, and stays.
+    fn length(&mut self, id: &BlobId) -> Option<u32> {
+        if let Some(length) = self.newer.get(id) {
+            return Some(*length);
+        }
+        let length = self.older.remove(id)?;
+        self.put(*id, length);
+        Some(length)
+    }
 }
 
 impl Intake {
-    fn length(&self, id: &BlobId) -> Option<u32> {
-        {
-            let sent = lock(&self.known.sent);
-            if let Some(length) = sent[0].get(id).or_else(|| sent[1].get(id)) {
-                return Some(*length);
-            }
+    /// The length of a chunk that the agent may leave out.
+    pub fn length(&self, id: &BlobId) -> Option<u32> {
+        if let Some(length) = lock(&self.known.sent).length(id) {
+            return Some(length);
         }
         let parent = self.known.parent.get_or_init(|| {
             // A parent is a convenience: what it cannot tell is sent again.
@@ -64,16 +96,10 @@ impl Intake {
         });
         let loaded = self.session.repo.read_index();
         let index = &loaded.index;
-        let ours = index
-            .positions(BlobKind::Data, id)
-            .into_iter()
-            .any(|position| parent.contains(position) || self.known.earlier.contains(position));
+        let ours = index.positions(BlobKind::Data, id).into_iter().any(|position| {
+            position >= self.known.begin || parent.contains(position) || self.known.earlier.contains(position)
+        });
         (ours && index.contains(BlobKind::Data, id)).then(|| index.plain_len(BlobKind::Data, id)).flatten()
-    }
-
-    /// Whether the agent may leave this chunk out.
-    pub fn knows(&self, id: &BlobId) -> bool {
-        self.length(id).is_some()
     }
 
     /// Hashes a chunk and stores it unless it is there. Gives the id that it really has.
@@ -96,12 +122,7 @@ impl Intake {
                 return Err(error);
             }
         };
-        let mut sent = lock(&self.known.sent);
-        if sent[0].len() >= GENERATION {
-            let older = std::mem::take(&mut sent[0]);
-            sent[1] = older;
-        }
-        sent[0].insert(id, length);
+        lock(&self.known.sent).put(id, length);
         Ok(id)
     }
 
@@ -119,10 +140,9 @@ impl Backup {
     /// restore point; they count as far as the repository really holds them.
     pub fn intake(&self, earlier: &mut dyn Iterator<Item = BlobId>) -> Intake {
         let session = Arc::clone(self.session());
-        let mut bits = {
-            let loaded = session.repo.read_index();
-            Bits::new(loaded.index.len(BlobKind::Data))
-        };
+        session.keep();
+        let begin = session.repo.read_index().index.len(BlobKind::Data);
+        let mut bits = Bits::new(begin);
         for id in earlier {
             let loaded = session.repo.read_index();
             for position in loaded.index.positions(BlobKind::Data, &id) {
@@ -133,7 +153,8 @@ impl Backup {
             root: self.parent.root(),
             parent: OnceLock::new(),
             earlier: bits,
-            sent: Mutex::default(),
+            begin,
+            sent: Mutex::new(Recent::new(GENERATION)),
         };
         Intake { session, known: Arc::new(known) }
     }
@@ -148,24 +169,18 @@ impl Backup {
         self.parent.folder(folder)
     }
 
-    /// Takes a file whose content is chunks that `intake` knows. Gives its size, which is what they add up to.
+    /// Takes a file whose content is chunks that the [`Intake`] knew when the sender named them. `size` is what
+    /// their lengths add up to.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a chunk that is not known.
-    pub fn put_content(&mut self, entry: &Entry, content: Vec<BlobId>, intake: &Intake) -> Result<u64> {
+    /// [`Error::Invalid`] if too much is open.
+    pub fn put_content(&mut self, entry: &Entry, content: Vec<BlobId>, size: u64) -> Result<()> {
         self.check()?;
+        self.room()?;
         let EntryKind::File { size: announced } = entry.kind else {
             return Err(Error::Bug { what: "only a file has content".to_owned() });
         };
-        let mut size = 0;
-        for id in &content {
-            let length = intake.length(id).ok_or_else(|| Error::Invalid {
-                what: format!("`{}` names the chunk {id}, which its source never sent", entry.path),
-                hint: "run the backup again".to_owned(),
-            })?;
-            size += u64::from(length);
-        }
-        let (above, name) = super::sink::split(&entry.path);
+        let (above, name) = split(entry.path.as_bytes());
         let change = if self.parent.node(&entry.path).is_some() { Change::Changed } else { Change::New };
         let mut node = node_of(name, &entry.kind, &entry.meta);
         node.size = size;
@@ -178,7 +193,25 @@ impl Backup {
                 .note(entry.path.to_string(), format!("announced {announced} bytes and gave {size}"));
         }
         self.session().watch(false);
-        Ok(size)
+        Ok(())
+    }
+
+    /// Whether the folders that are open leave room for more. A sender that never says that a folder is finished,
+    /// or fills one without end, would otherwise fill the memory.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`].
+    pub fn room(&self) -> Result<()> {
+        let (open, most) = (self.root.open_bytes(), self.session.options.open_folders);
+        if open <= most {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            what: format!(
+                "the folders that are not finished take {open} bytes of memory; {most} is the limit"
+            ),
+            hint: "split the folder with the most items".to_owned(),
+        })
     }
 
     /// Takes items of the previous restore point over as they are, by their places in its folder. Gives the number
@@ -195,13 +228,19 @@ impl Backup {
         let tree = self.parent.folder(folder).ok_or_else(|| refused("the parent has no such folder"))?;
         let target = self.folder(folder);
         let (mut files, mut bytes) = (0, 0);
+        // Each place once, whatever their order.
+        let mut seen = Bits::new(tree.nodes.len());
         for (first, count) in places {
             let (first, count) = (*first as usize, *count as usize);
             let nodes = first
                 .checked_add(count)
                 .and_then(|end| tree.nodes.get(first..end))
                 .ok_or_else(|| refused("the parent has no such items"))?;
-            for node in nodes {
+            for (place, node) in nodes.iter().enumerate() {
+                self.session.going().map_err(|error| self.session.cause(error))?;
+                if !seen.insert(first + place) {
+                    return Err(refused("an item is named twice"));
+                }
                 if node.kind == NodeKind::Dir {
                     return Err(refused("a folder cannot be taken over as a whole"));
                 }
@@ -213,6 +252,7 @@ impl Backup {
                 self.session().count_found(1, node.size);
                 self.session().count_file(Change::Unmodified, node.size);
                 target.add(node.clone());
+                self.room()?;
             }
         }
         self.session().watch(false);
@@ -234,11 +274,33 @@ impl Backup {
     /// not get it again; without a restore point that names it, a later prune frees it.
     ///
     /// # Errors
-    /// As any write; also what had ended the backup before.
+    /// As any write; also a failure that ended the backup before, and then the index is written all the same.
+    /// A cancel is none: what came before it is kept.
     pub fn abandon(mut self) -> Result<()> {
         let closed = self.session.packer.close_all(&self.session);
         self.stop();
-        closed.and_then(|()| self.session.going()).map_err(|error| self.session.cause(error))?;
-        self.session.repo.flush_index()
+        // Whatever ended it: packs that are stored and in no index would be sent again.
+        let flushed = self.session.repo.flush_index();
+        closed.and_then(|()| self.session.storing()).map_err(|error| self.session.cause(error))?;
+        flushed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_that_is_used_stays_and_one_that_is_not_is_forgotten() {
+        let id = |n: u32| BlobId::of(&n.to_le_bytes());
+        let mut recent = Recent::new(10);
+        recent.put(id(0), 7);
+        for n in 1..1000 {
+            recent.put(id(n), n);
+            assert_eq!(recent.length(&id(0)), Some(7), "asked for after {n}");
+            assert!(recent.newer.len() + recent.older.len() <= 21);
+        }
+        assert_eq!(recent.length(&id(999)), Some(999));
+        assert_eq!(recent.length(&id(900)), None);
     }
 }

@@ -70,6 +70,9 @@ pub struct Options {
     pub pack_size: u64,
     /// Bytes of chunks that may wait for a thread.
     pub memory: usize,
+    /// Bytes of folders that a sender may leave open at once; a folder's tree is one blob, so it lies in memory
+    /// until nothing more comes.
+    pub open_folders: u64,
     /// Where packs grow. `None`: where the store says, else the system's temporary folder.
     pub spool_dir: Option<PathBuf>,
     /// The snapshot against which unchanged files are found; see [`Repository::find_parent`].
@@ -93,6 +96,7 @@ impl Default for Options {
             uploads: 2,
             pack_size: 64 << 20,
             memory: 32 << 20,
+            open_folders: 768 << 20,
             spool_dir: None,
             parent: None,
             patience: Duration::ZERO,

@@ -153,7 +153,7 @@ impl Packer {
         let sender = lock(&self.sender).clone().ok_or(Error::Cancelled)?;
         let mut upload = Upload { id, spool, blobs: open.blobs };
         loop {
-            session.going()?;
+            session.storing()?;
             // Not forever: nobody takes it if the upload threads are gone.
             match sender.send_timeout(upload, Duration::from_millis(200)) {
                 Ok(()) => return Ok(()),
@@ -183,7 +183,7 @@ impl Packer {
 /// An upload thread.
 pub(super) fn upload(session: &Session) {
     for Upload { id, spool, blobs } in &session.packer.receiver {
-        if session.going().is_err() {
+        if session.storing().is_err() {
             // Drained, not stored: nobody must wait for room in the channel.
             continue;
         }

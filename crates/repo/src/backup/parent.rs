@@ -62,17 +62,33 @@ impl Parent {
 
     /// The tree of a folder in the parent; the empty path is the root.
     pub(super) fn folder(&mut self, path: &[u8]) -> Option<Arc<Tree>> {
-        if let Some(known) = self.folders.get(path) {
-            return known.clone();
-        }
-        let tree = if path.is_empty() {
-            self.root
-        } else {
-            let split = path.iter().rposition(|byte| *byte == b'/');
-            let (above, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
-            self.folder(above).and_then(|above| find(&above, name).and_then(|node| node.subtree))
+        // Up to the nearest folder that was looked at, then down again: a loop, because a sender chooses how
+        // deep a path is.
+        let mut end = path.len();
+        let mut tree = loop {
+            if let Some(known) = self.folders.get(&path[..end]) {
+                break known.clone();
+            }
+            if end == 0 {
+                break self.look(b"", self.root);
+            }
+            end = split(&path[..end]).0.len();
         };
-        let tree = tree.and_then(|id| load_tree(&self.repo, id));
+        while end < path.len() {
+            // Below what the parent does not have there is nothing to look at, and nothing to remember.
+            let above = tree?;
+            let begin = if end == 0 { 0 } else { end + 1 };
+            let length = path[begin..].iter().position(|byte| *byte == b'/');
+            end = length.map_or(path.len(), |length| begin + length);
+            let id = find(&above, &path[begin..end]).and_then(|node| node.subtree);
+            tree = self.look(&path[..end], id);
+        }
+        tree
+    }
+
+    /// Loads a folder's tree and remembers it under its path.
+    fn look(&mut self, path: &[u8], id: Option<BlobId>) -> Option<Arc<Tree>> {
+        let tree = id.and_then(|id| load_tree(&self.repo, id));
         if self.folders.len() >= CACHED {
             self.folders.clear();
         }
@@ -83,10 +99,14 @@ impl Parent {
     /// The node that the parent has at a path.
     pub(super) fn node(&mut self, path: &TreePath) -> Option<Node> {
         self.root?;
-        let path = path.as_bytes();
-        let split = path.iter().rposition(|byte| *byte == b'/');
-        let (above, name) = split.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
+        let (above, name) = split(path.as_bytes());
         self.folder(above).and_then(|tree| find(&tree, name).cloned())
+    }
+
+    /// The tree that the parent has for the folder at a path.
+    pub(super) fn subtree(&mut self, path: &[u8]) -> Option<BlobId> {
+        let (above, name) = split(path);
+        self.folder(above).and_then(|tree| find(&tree, name)?.subtree)
     }
 
     /// Some bytes of a file of the parent; none where they cannot be had.
@@ -132,6 +152,12 @@ impl Parent {
     pub(super) fn forget(&mut self, path: &[u8]) {
         self.folders.remove(path);
     }
+}
+
+/// The folder that a path lies in, and its name there.
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    let at = path.iter().rposition(|byte| *byte == b'/');
+    at.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]))
 }
 
 /// A parent is a convenience: what it cannot tell is read again.

@@ -120,6 +120,8 @@ pub(crate) struct Session {
     claims: [Mutex<HashSet<BlobId>>; 2],
     counters: Counters,
     failed: AtomicBool,
+    /// Packs are stored even after a cancel: whoever sent their content would have to send it again.
+    keep: AtomicBool,
     failure: Mutex<Option<Error>>,
     report: Mutex<Report>,
     watched: Mutex<Duration>,
@@ -140,6 +142,7 @@ impl Session {
             claims: [Mutex::default(), Mutex::default()],
             counters: Counters::default(),
             failed: AtomicBool::new(false),
+            keep: AtomicBool::new(false),
             failure: Mutex::new(None),
             report: Mutex::default(),
             watched: Mutex::new(repo.core.context.clock.boot()),
@@ -160,6 +163,17 @@ impl Session {
     /// owner of the backup learns the [`cause`](Self::cause).
     pub(crate) fn going(&self) -> Result<()> {
         if self.failed.load(Ordering::Acquire) { Err(Error::Cancelled) } else { self.options.cancel.check() }
+    }
+
+    /// Whether packs may still be stored.
+    pub(super) fn storing(&self) -> Result<()> {
+        let keep = self.keep.load(Ordering::Acquire) && !self.failed.load(Ordering::Acquire);
+        if keep { Ok(()) } else { self.going() }
+    }
+
+    /// From now on packs are stored even after a cancel.
+    pub(super) fn keep(&self) {
+        self.keep.store(true, Ordering::Release);
     }
 
     /// What really ended the backup, in place of the error that it led to.

@@ -4,7 +4,12 @@ use std::{io::Read, sync::Arc};
 
 use kuramori_model::tree::{Earlier, Entry, EntryKind, Meta, Sink, SinkError, TreePath};
 
-use super::{Backup, folder::Folder, parent::is_unchanged, session::Change};
+use super::{
+    Backup,
+    folder::Folder,
+    parent::{is_unchanged, split},
+    session::Change,
+};
 use crate::{
     Error, Result,
     format::node::{Node, NodeKind, go_mode},
@@ -38,30 +43,29 @@ pub(crate) fn node_of(name: &[u8], kind: &EntryKind, meta: &Meta) -> Node {
     node
 }
 
-pub(super) fn split(path: &TreePath) -> (&[u8], &[u8]) {
-    let bytes = path.as_bytes();
-    match bytes.iter().rposition(|byte| *byte == b'/') {
-        Some(at) => (&bytes[..at], &bytes[at + 1..]),
-        None => (b"", bytes),
-    }
-}
-
 impl Backup {
     /// The open folder at a path, made with plain metadata if no entry named it yet.
     pub(crate) fn folder(&mut self, path: &[u8]) -> Arc<Folder> {
-        if path.is_empty() {
-            return Arc::clone(&self.root);
+        // Up to the nearest open folder, then down again: a loop, because a sender chooses how deep a path is.
+        let mut end = path.len();
+        let mut folder = loop {
+            if end == 0 {
+                break Arc::clone(&self.root);
+            }
+            if let Some(folder) = self.folders.get(&path[..end]) {
+                break Arc::clone(folder);
+            }
+            end = split(&path[..end]).0.len();
+        };
+        while end < path.len() {
+            let begin = if end == 0 { 0 } else { end + 1 };
+            let length = path[begin..].iter().position(|byte| *byte == b'/');
+            end = length.map_or(path.len(), |length| begin + length);
+            let previous = self.parent.subtree(&path[..end]);
+            let node = Node::new(&path[begin..end], NodeKind::Dir, PLAIN_FOLDER);
+            folder = Folder::below(&folder, node, end, previous);
+            self.folders.insert(path[..end].to_vec(), Arc::clone(&folder));
         }
-        if let Some(folder) = self.folders.get(path) {
-            return Arc::clone(folder);
-        }
-        let at = path.iter().rposition(|byte| *byte == b'/');
-        let (above, name) = at.map_or((&b""[..], path), |at| (&path[..at], &path[at + 1..]));
-        let above = self.folder(above);
-        let previous =
-            TreePath::new(path).ok().and_then(|path| self.parent.node(&path)).and_then(|node| node.subtree);
-        let folder = Folder::below(&above, Node::new(name, NodeKind::Dir, PLAIN_FOLDER), previous);
-        self.folders.insert(path.to_vec(), Arc::clone(&folder));
         folder
     }
 
@@ -71,7 +75,7 @@ impl Backup {
         let EntryKind::File { size: announced } = entry.kind else {
             return Err(Error::Bug { what: "only a file has content".to_owned() });
         };
-        let (above, name) = split(&entry.path);
+        let (above, name) = split(entry.path.as_bytes());
         let folder = self.folder(above);
         let change = if self.parent.node(&entry.path).is_some() { Change::Changed } else { Change::New };
         self.session.count_found(1, announced);
@@ -106,12 +110,12 @@ impl Backup {
             }
             EntryKind::Dir => {
                 self.check()?;
-                let (_, name) = split(&entry.path);
+                let (_, name) = split(entry.path.as_bytes());
                 self.folder(entry.path.as_bytes()).describe(node_of(name, &entry.kind, &entry.meta));
             }
             _ => {
                 self.check()?;
-                let (above, name) = split(&entry.path);
+                let (above, name) = split(entry.path.as_bytes());
                 self.folder(above).add(node_of(name, &entry.kind, &entry.meta));
             }
         }
@@ -128,7 +132,7 @@ impl Backup {
                 hint: "the source must ask before it leaves out a file's content".to_owned(),
             });
         };
-        let (above, name) = split(&entry.path);
+        let (above, name) = split(entry.path.as_bytes());
         let mut node = node_of(name, &entry.kind, &entry.meta);
         node.size = *size;
         node.content = Some(content);

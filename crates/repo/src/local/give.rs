@@ -5,83 +5,57 @@
 
 use std::{
     ffi::{CString, OsStr},
-    io::{self, Read},
-    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
-use kuramori_model::tree::{Entry, EntryKind, FileTime, Sink, SinkError, TreePath};
+use kuramori_model::tree::{Entry, EntryKind, FileTime, Sink, TreePath};
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat},
     io::Errno,
 };
 
-use super::{Selection, Settings, describe, exclude, join, names, read, roots, scan, show, stat};
+use super::{
+    Selection, Settings, describe, exclude,
+    given::{GiveError, Given, Hooks, Paced},
+    ground::Ground,
+    join, names, read, roots, scan, show,
+};
 use crate::{Error, Result};
 
 /// How often an item that changes while it is read is read again.
 const TRIES: u32 = 3;
 
-/// What a walk needs from outside.
-pub struct Hooks<'a> {
-    /// Whether it may go on.
-    pub going: &'a (dyn Fn() -> bool + Sync),
-    /// Is told of each piece of content before it is used; waits to keep a pace.
-    pub pace: &'a (dyn Fn(u64) + Sync),
-    /// Is told of each item that is done.
-    pub seen: &'a (dyn Fn(&Given, &str) + Sync),
-    /// Something that a person should know and that does not make the restore point incomplete.
-    pub note: &'a (dyn Fn(String, String) + Sync),
-}
-
-impl std::fmt::Debug for Hooks<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Hooks").finish_non_exhaustive()
-    }
-}
-
-/// What was given.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Given {
-    /// Items, folders included.
-    pub items: u64,
-    /// Files among them.
-    pub files: u64,
-    /// Bytes of their content, kept files included.
-    pub bytes: u64,
-    /// Files that the sink knew.
-    pub kept: u64,
-    /// Newest change of a file.
-    pub newest: FileTime,
-    /// Items that could not be read.
-    pub faults: u64,
-    /// The first hundred of them, with the reason.
-    pub listed: Vec<(String, String)>,
-    /// Files that changed while they were read, each time.
-    pub restless: u64,
-}
-
-/// Why a walk ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum GiveError {
-    /// A named path, a pattern.
-    #[error(transparent)]
-    Local(#[from] Error),
-    /// The sink takes no more.
-    #[error(transparent)]
-    Sink(#[from] SinkError),
-}
-
 struct Walk<'a> {
-    base: Option<&'a Path>,
+    ground: Ground,
     settings: Settings,
     sink: &'a mut dyn Sink,
     hooks: &'a Hooks<'a>,
     given: Given,
 }
 
+/// Folders on the way down that stay open. One above them is found again through `..` and has to be the same.
+const OPEN: usize = 64;
+
+/// A folder on the way down.
+struct Level {
+    dir: Option<OwnedFd>,
+    /// What it is; the folder above has to be this one when the way leads back.
+    stat: Stat,
+    path: PathBuf,
+    /// None: the root of the tree.
+    place: Option<TreePath>,
+    /// Its folders that were not walked yet.
+    folders: std::vec::IntoIter<(CString, Stat)>,
+}
+
 /// Gives local files and folders under their absolute paths. With `base` they are read below that folder (a
-/// mounted snapshot) and keep the names that they have without it.
+/// mounted snapshot) and keep the names that they have without it; a folder in which the running system shows
+/// another file system, and the snapshot does not, is a fault.
 ///
 /// # Errors
 /// [`GiveError::Local`] if a named path cannot be read at all or the work was cancelled, [`GiveError::Sink`].
@@ -98,7 +72,7 @@ pub fn give(
         access_time: selection.access_time,
         names: names::Names::load(),
     };
-    let mut walk = Walk { base, settings, sink, hooks, given: Given::default() };
+    let mut walk = Walk { ground: Ground::new(base)?, settings, sink, hooks, given: Given::default() };
     let mut open: Vec<TreePath> = Vec::new();
     for root in roots(paths)? {
         walk.root(&root, &mut open)?;
@@ -110,22 +84,20 @@ pub fn give(
 }
 
 impl Walk<'_> {
-    fn real(&self, path: &Path) -> PathBuf {
-        match self.base {
-            Some(base) => base.join(path.strip_prefix("/").unwrap_or(path)),
-            None => path.to_owned(),
-        }
-    }
-
     fn going(&self) -> std::result::Result<(), GiveError> {
         if (self.hooks.going)() { Ok(()) } else { Err(Error::Cancelled.into()) }
     }
 
     fn root(&mut self, root: &Path, open: &mut Vec<TreePath>) -> std::result::Result<(), GiveError> {
+        let failed = |walk: &Self, path: &Path, error: Errno| {
+            Error::io("read", show(&walk.ground.real(path)), error.into())
+        };
         let parts: Vec<&OsStr> = root.iter().skip(1).collect();
         let Some((last, above)) = parts.split_last() else {
-            let device = stat(&self.real(root))?.st_dev;
-            return self.folder(root, None, device);
+            let dir = self.ground.open(root, OFlags::RDONLY).map_err(|error| failed(self, root, error))?;
+            let stat = rustix::fs::fstat(&dir).map_err(|error| failed(self, root, error))?;
+            let top = self.list(dir, stat, root.to_owned(), None)?;
+            return self.down(top);
         };
         // What is above a named path, and what of the one before is finished.
         let mut path = PathBuf::from("/");
@@ -139,28 +111,31 @@ impl Walk<'_> {
                 }
             }
             if open.last() != Some(&next) && !open.contains(&next) {
-                let (_, meta) = describe(&stat(&self.real(&path))?, &self.settings);
                 // A symbolic link on the way stands for the folder that it leads to.
+                let found = self.ground.open(&path, OFlags::PATH).and_then(rustix::fs::fstat);
+                let found = found.map_err(|error| failed(self, &path, error))?;
+                let (_, meta) = describe(&found, &self.settings);
                 self.sink.put(Entry { path: next.clone(), kind: EntryKind::Dir, meta }, &mut io::empty())?;
                 self.given.items += 1;
                 open.push(next.clone());
             }
             place = Some(next);
         }
+        let opened = self.ground.open(&path, OFlags::PATH);
+        let dir = opened.map_err(|error| failed(self, &path, error))?;
+        let outer = rustix::fs::fstat(&dir).map_err(|error| failed(self, &path, error))?;
         path.push(last);
-        let real = self.real(&path);
-        let failed = |error: Errno| Error::io("read", show(&real), error.into());
-        let above = real.parent().unwrap_or(&real);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(above, flags, Mode::empty()).map_err(failed)?;
-        let found = rustix::fs::lstat(&real).map_err(failed)?;
         let name = CString::new(last.as_bytes()).map_err(|_| Error::Invalid {
             what: "a path holds a zero byte".to_owned(),
             hint: String::new(),
         })?;
+        let found = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(|error| failed(self, &path, error))?;
         if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
+            // The named folder itself may be another file system than what is above it.
+            let level = self.enter(&dir, &outer, path, place.as_ref(), &name, &found, true)?;
             drop(dir);
-            return self.below(&path, place.as_ref(), last.as_bytes(), &found, found.st_dev);
+            return level.map_or(Ok(()), |level| self.down(level));
         }
         self.item(&dir, &path, place.as_ref(), &name, &found)
     }
@@ -177,43 +152,107 @@ impl Walk<'_> {
         }
     }
 
-    /// A folder as an item, then what is in it.
-    fn below(
-        &mut self,
-        path: &Path,
-        above: Option<&TreePath>,
-        name: &[u8],
-        found: &Stat,
-        device: u64,
-    ) -> std::result::Result<(), GiveError> {
-        let place = tree(above, name)?;
-        let (_, mut meta) = describe(found, &self.settings);
-        let real = self.real(path);
-        meta.xattrs = scan::attributes(&mut |path, why| (self.hooks.note)(path, why), &real);
-        self.sink.put(Entry { path: place.clone(), kind: EntryKind::Dir, meta }, &mut io::empty())?;
-        self.given.items += 1;
-        if !self.settings.one_file_system || found.st_dev == device {
-            self.folder(path, Some(&place), found.st_dev)?;
+    /// The place of an item; a fault of its folder if it would lie too deep.
+    fn place(&mut self, above: Option<&TreePath>, name: &[u8], path: &Path) -> Option<TreePath> {
+        match tree(above, name) {
+            Ok(place) => Some(place),
+            Err(error) => {
+                self.fault(above, path, error.to_string());
+                None
+            }
         }
-        Ok(self.sink.seal(&place)?)
     }
 
-    /// What is in a folder: first everything but folders, then these, so that few files are open at once.
-    fn folder(
-        &mut self,
-        path: &Path,
-        place: Option<&TreePath>,
-        device: u64,
-    ) -> std::result::Result<(), GiveError> {
-        let real = self.real(path);
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = match rustix::fs::open(&real, flags, Mode::empty()) {
-            Ok(dir) => dir,
-            Err(error) => {
-                self.fault(place, &real, io::Error::from(error).to_string());
-                return Ok(());
+    /// Walks down from a folder, depth first. Each folder is opened in the one above it, never by its whole path:
+    /// whoever may rename what lies above must not lead us elsewhere. Levels lie on the heap.
+    fn down(&mut self, top: Level) -> std::result::Result<(), GiveError> {
+        let mut levels = vec![top];
+        while let Some(level) = levels.last_mut() {
+            self.going()?;
+            let next = level.folders.next();
+            if let (Some((name, found)), Some(dir)) = (next, &level.dir) {
+                let path = join(&level.path, name.to_bytes());
+                let inner = self.enter(dir, &level.stat, path, level.place.as_ref(), &name, &found, false)?;
+                if let Some(inner) = inner {
+                    levels.push(inner);
+                    if let Some(far) = levels.len().checked_sub(OPEN + 1) {
+                        levels[far].dir = None;
+                    }
+                }
+                continue;
             }
+            let Some(done) = levels.pop() else { break };
+            if let Some(above) = levels.last_mut().filter(|above| above.dir.is_none()) {
+                above.dir = done.dir.as_ref().and_then(|dir| again(dir, &above.stat));
+                if above.dir.is_none() && above.folders.len() > 0 {
+                    let (place, path, missing) =
+                        (above.place.clone(), above.path.clone(), above.folders.len());
+                    let why = format!("it was moved while it was read; {missing} of its folders are missing");
+                    self.fault(place.as_ref(), &path, why);
+                }
+            }
+            if let Some(place) = &done.place {
+                self.sink.seal(place)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A folder as an item, and everything in it but folders. None if it has nothing more to walk.
+    #[expect(clippy::too_many_arguments, reason = "a name in its folder, by descriptor and by words")]
+    fn enter(
+        &mut self,
+        above: &OwnedFd,
+        outer: &Stat,
+        path: PathBuf,
+        around: Option<&TreePath>,
+        name: &CString,
+        found: &Stat,
+        named: bool,
+    ) -> std::result::Result<Option<Level>, GiveError> {
+        let Some(place) = self.place(around, name.as_bytes(), &path) else { return Ok(None) };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(above, name, flags, Mode::empty());
+        let opened = opened.and_then(|dir| rustix::fs::fstat(&dir).map(|stat| (dir, stat)));
+        let stat = match &opened {
+            Ok((_, stat)) => *stat,
+            Err(Errno::NOENT) => {
+                self.vanished(&path);
+                return Ok(None);
+            }
+            Err(_) => *found,
         };
+        let (_, mut meta) = describe(&stat, &self.settings);
+        if let Ok((dir, _)) = &opened {
+            let note = &mut |path, why| (self.hooks.note)(path, why);
+            meta.xattrs = read::attributes(note, dir, &|| path.clone());
+        }
+        self.sink.put(Entry { path: place.clone(), kind: EntryKind::Dir, meta }, &mut io::empty())?;
+        self.given.items += 1;
+        let crossed = stat.st_dev != outer.st_dev && !named;
+        match opened {
+            Ok((dir, stat)) if !(self.settings.one_file_system && crossed) => {
+                let lacks = self.ground.lacks(&path, outer, &dir, &stat);
+                if let Some(why) = lacks.filter(|_| !self.settings.one_file_system) {
+                    self.fault(Some(&place), &path, why.to_owned());
+                }
+                return self.list(dir, stat, path, Some(place)).map(Some);
+            }
+            Ok(_) => {}
+            Err(error) => self.fault(Some(&place), &path, io::Error::from(error).to_string()),
+        }
+        self.sink.seal(&place)?;
+        Ok(None)
+    }
+
+    /// What is in a folder: everything but folders at once, these later, so that few files are open.
+    fn list(
+        &mut self,
+        dir: OwnedFd,
+        stat: Stat,
+        path: PathBuf,
+        place: Option<TreePath>,
+    ) -> std::result::Result<Level, GiveError> {
         let mut names = Vec::new();
         match Dir::read_from(&dir) {
             Ok(entries) => {
@@ -222,40 +261,36 @@ impl Walk<'_> {
                         Ok(entry) if matches!(entry.file_name().to_bytes(), b"." | b"..") => {}
                         Ok(entry) => names.push(entry.file_name().to_owned()),
                         Err(error) => {
-                            self.fault(place, &real, io::Error::from(error).to_string());
+                            self.fault(place.as_ref(), &path, io::Error::from(error).to_string());
                             break;
                         }
                     }
                 }
             }
-            Err(error) => self.fault(place, &real, io::Error::from(error).to_string()),
+            Err(error) => self.fault(place.as_ref(), &path, io::Error::from(error).to_string()),
         }
         names.sort_unstable();
         let mut folders = Vec::new();
         for name in names {
             self.going()?;
-            let path = join(path, name.as_bytes());
-            if !self.settings.excludes.is_empty() && self.settings.excludes.matches(&path) {
+            let inner = join(&path, name.as_bytes());
+            if !self.settings.excludes.is_empty() && self.settings.excludes.matches(&inner) {
                 continue;
             }
             match rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Directory => {
                     folders.push((name, found));
                 }
-                Ok(found) => self.item(&dir, &path, place, &name, &found)?,
-                Err(Errno::NOENT) => self.vanished(&path),
+                Ok(found) => self.item(&dir, &inner, place.as_ref(), &name, &found)?,
+                Err(Errno::NOENT) => self.vanished(&inner),
                 Err(error) => {
-                    let at = tree(place, name.as_bytes())?;
-                    self.fault(Some(&at), &path, io::Error::from(error).to_string());
+                    if let Some(at) = self.place(place.as_ref(), name.as_bytes(), &inner) {
+                        self.fault(Some(&at), &inner, io::Error::from(error).to_string());
+                    }
                 }
             }
         }
-        drop(dir);
-        for (name, found) in folders {
-            self.going()?;
-            self.below(&join(path, name.as_bytes()), place, name.as_bytes(), &found, device)?;
-        }
-        Ok(())
+        Ok(Level { dir: Some(dir), stat, path, place, folders: folders.into_iter() })
     }
 
     fn vanished(&self, path: &Path) {
@@ -271,7 +306,7 @@ impl Walk<'_> {
         name: &CString,
         found: &Stat,
     ) -> std::result::Result<(), GiveError> {
-        let place = tree(above, name.as_bytes())?;
+        let Some(place) = self.place(above, name.as_bytes(), path) else { return Ok(()) };
         let (mut kind, mut meta) = describe(found, &self.settings);
         if let EntryKind::Symlink { target } = &mut kind {
             match rustix::fs::readlinkat(dir, name, Vec::new()) {
@@ -283,7 +318,6 @@ impl Walk<'_> {
             }
         }
         let size = if let EntryKind::File { size } = kind { Some(size) } else { None };
-        let real = self.real(path);
         let mut entry = Entry { path: place, kind, meta: meta.clone() };
         if self.sink.known(&entry) {
             self.sink.keep(entry)?;
@@ -293,7 +327,11 @@ impl Walk<'_> {
         if size.is_some() {
             return self.file(dir, path, name, &entry.path);
         }
-        meta.xattrs = scan::attributes(&mut |path, why| (self.hooks.note)(path, why), &real);
+        // By its folder's descriptor, for the same reason as everything else here.
+        let by = Path::new("/proc/self/fd")
+            .join(dir.as_raw_fd().to_string())
+            .join(OsStr::from_bytes(name.as_bytes()));
+        meta.xattrs = scan::attributes(&mut |_, why| (self.hooks.note)(show(path), why), &by);
         entry.meta = meta;
         self.sink.put(entry, &mut io::empty())?;
         self.count(path, None, &FileTime::default(), false);
@@ -371,6 +409,14 @@ impl Walk<'_> {
     }
 }
 
+/// The folder above an open one, if it is still the one through which the way led.
+fn again(dir: &OwnedFd, expected: &Stat) -> Option<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let above = rustix::fs::openat(dir, "..", flags, Mode::empty()).ok()?;
+    let found = rustix::fs::fstat(&above).ok()?;
+    ((found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino)).then_some(above)
+}
+
 fn tree(above: Option<&TreePath>, name: &[u8]) -> Result<TreePath> {
     let path = match above {
         Some(above) => above.join(name),
@@ -382,33 +428,4 @@ fn tree(above: Option<&TreePath>, name: &[u8]) -> Result<TreePath> {
 /// Whether `folder` is `path` or above it.
 fn is_above(folder: &TreePath, path: &TreePath) -> bool {
     path.as_bytes().strip_prefix(folder.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
-}
-
-struct Paced<'a> {
-    file: &'a OwnedFd,
-    hooks: &'a Hooks<'a>,
-    bytes: u64,
-    failed: Option<String>,
-}
-
-impl Read for Paced<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !(self.hooks.going)() {
-            return Err(io::Error::other("cancelled"));
-        }
-        // Small enough that a slow pace does not come in bursts.
-        let most = buffer.len().min(256 << 10);
-        match rustix::io::retry_on_intr(|| rustix::io::read(self.file, &mut buffer[..most])) {
-            Ok(length) => {
-                self.bytes += length as u64;
-                (self.hooks.pace)(length as u64);
-                Ok(length)
-            }
-            Err(error) => {
-                let error = io::Error::from(error);
-                self.failed = Some(error.to_string());
-                Err(error)
-            }
-        }
-    }
 }

@@ -7,6 +7,8 @@
 
 mod exclude;
 mod give;
+mod given;
+mod ground;
 mod names;
 mod read;
 mod scan;
@@ -21,7 +23,8 @@ use std::{
 use kuramori_model::tree::{EntryKind, FileTime, Meta};
 use rustix::fs::{FileType, Stat};
 
-pub use give::{GiveError, Given, Hooks, give};
+pub use give::give;
+pub use given::{GiveError, Given, Hooks};
 pub(crate) use read::{Found, read_batch};
 pub(crate) use scan::list_dir;
 

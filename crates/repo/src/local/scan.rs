@@ -150,7 +150,7 @@ impl Place<'_> {
         if !matches!(kind, EntryKind::Dir) {
             return self.folder.add(node);
         }
-        let below = Folder::below(self.folder, node, old.and_then(|old| old.subtree));
+        let below = Folder::below(self.folder, node, 0, old.and_then(|old| old.subtree));
         if self.settings.one_file_system && stat.st_dev != self.device {
             return below.seal(self.session);
         }

@@ -82,8 +82,7 @@ impl App {
     }
 
     /// The door's side of TLS for these authorities.
-    pub(super) fn door_tls(&self, all: &[Authority]) -> Result<tls::Server> {
-        let now = self.clock.now();
+    pub(super) fn door_tls(&self, all: &[Authority], now: Timestamp) -> Result<tls::Server> {
         let mut shown = Vec::new();
         for authority in all {
             let own = identity::issue_server(&authority.pair(), now, OWN, self.random.as_ref())?;

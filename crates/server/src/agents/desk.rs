@@ -4,12 +4,13 @@ use std::{
     collections::{HashMap, VecDeque},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc::Sender,
+        atomic::{AtomicBool, Ordering},
+        mpsc::SyncSender,
     },
     time::Duration,
 };
 
+use jiff::Timestamp;
 use kuramori_wire::{
     frame::send,
     line::Writer,
@@ -17,6 +18,8 @@ use kuramori_wire::{
     receive::{Incoming, Shelf},
     tls,
 };
+
+use super::places::Places;
 
 /// The shared table.
 #[derive(Debug, Default)]
@@ -26,7 +29,7 @@ pub(crate) struct Desk {
     /// One change of the register at a time.
     pub(super) register: tokio::sync::Mutex<()>,
     /// Connections that are served.
-    pub(super) connections: AtomicUsize,
+    pub(super) places: Arc<Places>,
 }
 
 #[derive(Debug, Default)]
@@ -35,7 +38,7 @@ struct State {
     sessions: HashMap<SessionId, Arc<Handle>>,
     /// Sessions that ended well, with their last event: an agent whose line was cut just then still asks.
     finished: VecDeque<(SessionId, String, u64)>,
-    tls: Option<(tls::Server, Duration)>,
+    tls: Option<(tls::Server, Timestamp)>,
     next: u64,
 }
 
@@ -53,11 +56,19 @@ struct Control {
 pub(crate) struct Handle {
     pub(super) agent: String,
     start: [u8; 16],
-    pub(super) mains: Mutex<Sender<Incoming>>,
+    pub(super) mains: Mutex<SyncSender<Incoming>>,
     pub(super) shelf: Arc<dyn Shelf>,
+    lanes: Mutex<Lanes>,
     over: AtomicBool,
     restarted: AtomicBool,
     declined: Mutex<Option<(String, String)>>,
+}
+
+/// The data connections of a session; each may hold a whole chunk.
+struct Lanes {
+    most: usize,
+    next: u64,
+    open: VecDeque<(u64, Writer)>,
 }
 
 impl std::fmt::Debug for Handle {
@@ -67,6 +78,27 @@ impl std::fmt::Debug for Handle {
 }
 
 impl Handle {
+    /// A data connection is there. One too many takes the place of the oldest: an agent that comes back over a new
+    /// line must not wait until we notice that the old one is dead.
+    pub(super) fn lane_arrives(&self, writer: Writer) -> u64 {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = lanes.next;
+        lanes.next += 1;
+        lanes.open.push_back((number, writer));
+        let over = lanes.open.len().saturating_sub(lanes.most);
+        let over: Vec<_> = lanes.open.drain(..over).collect();
+        drop(lanes);
+        for (_, writer) in over {
+            writer.close();
+        }
+        number
+    }
+
+    pub(super) fn lane_leaves(&self, number: u64) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        lanes.open.retain(|(open, _)| *open != number);
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
@@ -93,14 +125,16 @@ impl Desk {
         self.lock().controls.contains_key(agent)
     }
 
-    /// The door's TLS, if it was made since the authorities changed and is young enough.
-    pub(super) fn tls(&self, now: Duration, most: Duration) -> Option<tls::Server> {
+    /// The door's TLS, if it was made since the authorities changed and is young enough by the same clock that its
+    /// certificate names: one that was made while that clock was wrong is made anew as soon as it is set.
+    pub(super) fn tls(&self, now: Timestamp, most: Duration) -> Option<tls::Server> {
         let state = self.lock();
         let (server, made) = state.tls.as_ref()?;
-        (now.saturating_sub(*made) < most).then(|| server.clone())
+        let age = Duration::try_from(now.duration_since(*made)).ok()?;
+        (age < most).then(|| server.clone())
     }
 
-    pub(super) fn set_tls(&self, server: tls::Server, now: Duration) {
+    pub(super) fn set_tls(&self, server: tls::Server, now: Timestamp) {
         self.lock().tls = Some((server, now));
     }
 
@@ -180,7 +214,8 @@ impl Desk {
         session: SessionId,
         agent: &str,
         start: [u8; 16],
-        mains: Sender<Incoming>,
+        lanes: u8,
+        mains: SyncSender<Incoming>,
         shelf: Arc<dyn Shelf>,
     ) -> Arc<Handle> {
         let handle = Arc::new(Handle {
@@ -188,6 +223,7 @@ impl Desk {
             start,
             mains: Mutex::new(mains),
             shelf,
+            lanes: Mutex::new(Lanes { most: usize::from(lanes.max(1)), next: 0, open: VecDeque::new() }),
             over: AtomicBool::new(false),
             restarted: AtomicBool::new(false),
             declined: Mutex::default(),
@@ -236,5 +272,35 @@ impl Desk {
     pub(super) fn say(&self, agent: &str, message: &Message) -> bool {
         let writer = self.lock().controls.get(agent).map(|control| control.writer.clone());
         writer.is_some_and(|mut writer| send(&mut writer, message).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kuramori_model::clock::{Clock, SeededRandom, SystemClock};
+    use kuramori_wire::identity;
+
+    use super::*;
+
+    #[test]
+    fn a_certificate_of_a_wrong_clock_is_made_anew_when_the_clock_is_set() {
+        let (now, random) = (SystemClock.now(), SeededRandom::new(3));
+        let day = Duration::from_hours(24);
+        let (half, own) = (30 * day, 60 * day);
+        let authority = identity::authority(1, now, 100 * day, &random).unwrap();
+        let shown = identity::issue_server(&authority, now, own, &random).unwrap();
+        let desk = Desk::default();
+        assert!(desk.tls(now, half).is_none());
+        desk.set_tls(tls::server(&[(authority.certificate, shown)]).unwrap(), now);
+        for (at, good) in [
+            (now, true),
+            (now + 29 * day, true),
+            (now + 31 * day, false),
+            (now + 1000 * day, false),
+            (now - day, false),
+            (now - 1000 * day, false),
+        ] {
+            assert_eq!(desk.tls(at, half).is_some(), good, "{at}");
+        }
     }
 }

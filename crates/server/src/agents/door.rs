@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
-    sync::{PoisonError, atomic::Ordering},
+    sync::{PoisonError, mpsc::TrySendError},
     time::Duration,
 };
 
@@ -18,11 +18,9 @@ use kuramori_wire::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::runtime::Handle as Runtime;
 
-use super::{AgentsError, authority};
+use super::{AgentsError, authority, places::Place};
 use crate::{App, ServerError, error::Result};
 
-/// Connections at the same time: eight lanes and two more for fifty agents.
-const CONNECTIONS: usize = 500;
 /// How long the first message may take.
 const FIRST: Duration = Duration::from_secs(15);
 /// How long a control connection may be silent.
@@ -55,6 +53,7 @@ fn stopping(app: &App) -> bool {
 }
 
 fn accept(app: &App, listener: &TcpListener, runtime: &Runtime) {
+    let mut turned_away = 0_u64;
     while !stopping(app) {
         let wait = Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
         let ready = poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&wait));
@@ -70,14 +69,17 @@ fn accept(app: &App, listener: &TcpListener, runtime: &Runtime) {
                 continue;
             }
         };
-        if app.agents.connections.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS {
-            app.agents.connections.fetch_sub(1, Ordering::AcqRel);
-            tracing::warn!(%address, "too many connections; this one is closed");
+        let Some(place) = app.agents.places.come(address.ip()) else {
+            turned_away += 1;
+            // A flood must not become one in the log.
+            if turned_away.is_power_of_two() {
+                tracing::warn!(%address, turned_away, "too many connections of strangers; this one is closed");
+            }
             continue;
-        }
+        };
         let (one, runtime) = (app.clone(), runtime.clone());
         let spawned = std::thread::Builder::new().name("agents-line".to_owned()).spawn(move || {
-            match serve(&one, &runtime, socket) {
+            match serve(&one, &runtime, socket, place) {
                 Ok(()) => {}
                 Err(ServerError::Agents(AgentsError::Wire(error))) if error.is_line() => {
                     tracing::debug!(%address, "a line of an agent ended: {error}");
@@ -86,22 +88,22 @@ fn accept(app: &App, listener: &TcpListener, runtime: &Runtime) {
                     tracing::warn!(%address, code = error.code(), "an agent's line: {}", chain(&error));
                 }
             }
-            one.agents.connections.fetch_sub(1, Ordering::AcqRel);
         });
-        if spawned.is_err() {
-            app.agents.connections.fetch_sub(1, Ordering::AcqRel);
+        if let Err(error) = spawned {
+            tracing::warn!(%address, "an agent could not be let in: {error}");
         }
     }
 }
 
-fn serve(app: &App, runtime: &Runtime, socket: TcpStream) -> Result<()> {
+fn serve(app: &App, runtime: &Runtime, socket: TcpStream, mut place: Place) -> Result<()> {
     let half = authority::OWN / 2;
-    let tls = match app.agents.tls(app.clock.boot(), half) {
+    let tls = match app.agents.tls(app.clock.now(), half) {
         Some(tls) => tls,
         None => {
             let all = runtime.block_on(app.authorities())?;
-            let tls = app.door_tls(&all)?;
-            app.agents.set_tls(tls.clone(), app.clock.boot());
+            let now = app.clock.now();
+            let tls = app.door_tls(&all, now)?;
+            app.agents.set_tls(tls.clone(), now);
             tls
         }
     };
@@ -110,7 +112,13 @@ fn serve(app: &App, runtime: &Runtime, socket: TcpStream) -> Result<()> {
     let outcome = match peer {
         Peer::Stranger => stranger(app, runtime, &mut reader, &mut writer).map(|()| Then::Close),
         Peer::Agent(holder) => match runtime.block_on(app.admit(&holder))? {
-            Ok(()) => admitted(app, runtime, &holder, reader, &mut writer),
+            Ok(()) if place.admit(&holder.name) => {
+                admitted(app, runtime, &holder, reader, &mut writer, place)
+            }
+            Ok(()) => {
+                tracing::warn!(agent = holder.name, "too many connections of this agent; this one is closed");
+                Ok(Then::Close)
+            }
             Err((code, why)) => {
                 tracing::warn!(agent = holder.name, code, why, "an agent is refused");
                 refuse(&mut writer, code, why).map(|()| Then::Close)
@@ -175,6 +183,7 @@ fn admitted(
     holder: &Holder,
     mut reader: FrameReader<Reader>,
     writer: &mut Writer,
+    place: Place,
 ) -> Result<Then> {
     let agent = &holder.name;
     let closed = |outcome: Result<()>| outcome.map(|()| Then::Close);
@@ -182,13 +191,17 @@ fn admitted(
         Message::Hello(hello) => closed(control(app, runtime, holder, &hello, &mut reader, writer)),
         Message::Main { session } => match app.agents.session(session, agent) {
             Some(handle) if !handle.is_over() => {
-                let incoming = Incoming { reader, writer: writer.clone() };
+                let incoming = Incoming { reader, writer: writer.clone(), held: Box::new(place) };
                 let sender = handle.mains.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 drop(handle);
-                if sender.send(incoming).is_ok() {
-                    return Ok(Then::HandedOver);
+                match sender.try_send(incoming) {
+                    Ok(()) => Ok(Then::HandedOver),
+                    // Two wait already: whoever opens more is not an agent of ours. It may come again.
+                    Err(TrySendError::Full(_)) => Ok(Then::Close),
+                    Err(TrySendError::Disconnected(_)) => {
+                        closed(refuse(writer, "no-session", "this session is over".to_owned()))
+                    }
                 }
-                refuse(writer, "no-session", "this session is over".to_owned()).map(|()| Then::Close)
             }
             _ => match app.agents.finished(session, agent) {
                 // It ended well just as the line was cut: the agent only missed the last answer.
@@ -203,7 +216,10 @@ fn admitted(
             Some(handle) if !handle.is_over() => {
                 reader.allow_chunks();
                 let going = || !handle.is_over() && !stopping(app);
-                match receive::lane(&mut reader, writer, handle.shelf.as_ref(), &going) {
+                let number = handle.lane_arrives(writer.clone());
+                let outcome = receive::lane(&mut reader, writer, handle.shelf.as_ref(), &going);
+                handle.lane_leaves(number);
+                match outcome {
                     Err(WireError::Cancelled) => Ok(Then::Close),
                     other => Ok(other.map(|()| Then::Close)?),
                 }

@@ -33,6 +33,10 @@ const GRACE: Duration = Duration::from_mins(2);
 const PATIENCE: Duration = Duration::from_secs(45);
 /// How long to wait at a time for an agent to connect.
 const TURN: Duration = Duration::from_millis(250);
+/// Such turns until a busy agent is asked again.
+const AGAIN: u32 = 6;
+/// The code of an agent that would begin later.
+const BUSY: &str = "busy";
 
 fn store(error: impl std::error::Error + Send + Sync + 'static) -> WireError {
     WireError::Store(Box::new(error))
@@ -96,8 +100,8 @@ struct Chunks {
 }
 
 impl Shelf for Chunks {
-    fn known(&self, id: &Id) -> bool {
-        self.intake.knows(&BlobId(*id))
+    fn known(&self, id: &Id) -> Option<u32> {
+        self.intake.length(&BlobId(*id))
     }
 
     fn store(&self, plain: &[u8]) -> kuramori_wire::Result<Id> {
@@ -129,13 +133,14 @@ impl Tree for Items<'_> {
     }
 
     fn item(&mut self, entry: Entry) -> kuramori_wire::Result<()> {
-        self.backup.put(entry, &mut std::io::empty()).map_err(store)
+        self.backup.put(entry, &mut std::io::empty()).map_err(store)?;
+        self.backup.room().map_err(store)
     }
 
-    fn file(&mut self, entry: Entry, content: Vec<Id>) -> kuramori_wire::Result<u64> {
+    fn file(&mut self, entry: Entry, content: Vec<Id>, size: u64) -> kuramori_wire::Result<()> {
         debug_assert!(matches!(entry.kind, EntryKind::File { .. }));
         let content = content.into_iter().map(BlobId).collect();
-        self.backup.put_content(&entry, content, &self.intake).map_err(store)
+        self.backup.put_content(&entry, content, size).map_err(store)
     }
 
     fn keep(&mut self, folder: &[u8], places: &[(u32, u32)]) -> kuramori_wire::Result<(u64, u64)> {
@@ -176,46 +181,53 @@ pub(crate) fn read(
     show(Phase::Connecting, &Tally::default());
     let begun = app.clock.now();
     let started = app.clock.boot();
-    let start = loop {
-        if control.cancel.is_cancelled() {
-            return Err(kuramori_source::Error::Cancelled(agent.to_owned()).into());
-        }
-        if let Some(start) = app.agents.find(agent, TURN) {
-            break start;
-        }
-        let waited = app.clock.boot().saturating_sub(started);
-        if waited >= app.config.agents.wait {
-            return Err(AgentsError::Away { agent: agent.to_owned(), seconds: waited.as_secs() }.into());
-        }
-    };
     let sent = Sent::new(app, system);
     let intake = backup.intake(&mut sent.ids());
     let shelf = Arc::new(Chunks { intake: intake.clone(), sent: Mutex::new(sent.append()?) });
-    let mut session: SessionId = [0; 16];
-    app.random.fill(&mut session);
-    let begin = Begin {
-        session,
+    let mut begin = Begin {
+        session: SessionId::default(),
         unit: config.unit.clone(),
         lanes: config.lanes,
         credit: CREDIT,
         table: backup.gear(),
         parent: backup.parent().is_some(),
     };
-    let (sender, mains) = mpsc::channel();
-    let handle = app.agents.put_up(session, agent, start, sender, shelf.clone());
-    let outcome = if app.agents.say(agent, &Message::Begin(begin)) {
-        let mut items = Items { backup, intake };
-        let going = || !handle.is_over() && !control.cancel.is_cancelled();
-        let steer = Steer {
-            clock: app.clock.as_ref(),
-            going: &going,
-            grace: GRACE,
-            patience: PATIENCE,
-            progress: &|tally| show(Phase::Reading, tally),
+    let mut items = Items { backup, intake };
+    let (session, handle, outcome) = loop {
+        let start = wait_for(app, agent, control, started)?;
+        let session = &mut begin.session;
+        app.random.fill(session);
+        let session = *session;
+        // A second one takes over from one whose end we did not notice; more than that nobody needs.
+        let (sender, mains) = mpsc::sync_channel(2);
+        let handle = app.agents.put_up(session, agent, start, config.lanes, sender, shelf.clone());
+        let outcome = if app.agents.say(agent, &Message::Begin(begin.clone())) {
+            let going = || !handle.is_over() && !control.cancel.is_cancelled();
+            let steer = Steer {
+                clock: app.clock.as_ref(),
+                going: &going,
+                grace: GRACE,
+                patience: PATIENCE,
+                progress: &|tally| show(Phase::Reading, tally),
+            };
+            receive::receive(&mains, &mut items, shelf.as_ref(), &steer)
+        } else {
+            Err(WireError::Broken("the order could not be given".to_owned()))
         };
-        receive::receive(&mains, &mut items, shelf.as_ref(), &steer)
-    } else {
-        Err(WireError::Broken("the order could not be given".to_owned()))
+        let busy = handle.declined().is_some_and(|(code, _)| code == BUSY);
+        let waited = app.clock.boot().saturating_sub(started);
+        if !busy || !matches!(outcome, Err(WireError::Cancelled)) || waited >= app.config.agents.wait {
+            break (session, handle, outcome);
+        }
+        // Its last session is not over there: a command after it still runs, or its lines have not heard yet that
+        // this server was started anew.
+        app.agents.take_down(session);
+        for _ in 0..AGAIN {
+            if control.cancel.is_cancelled() {
+                break;
+            }
+            app.clock.sleep(TURN);
+        }
     };
     // First remembered, then gone: an agent that asks in between must find one of the two.
     if let Ok((_, tally)) = &outcome {
@@ -243,6 +255,22 @@ pub(crate) fn read(
         "an agent's unit is here"
     );
     Ok((believed(&report, &tally, begun, started, app)?, sent))
+}
+
+/// Waits until the agent is connected; gives its start.
+fn wait_for(app: &App, agent: &str, control: &Control, since: Duration) -> Result<[u8; 16]> {
+    loop {
+        if control.cancel.is_cancelled() {
+            return Err(kuramori_source::Error::Cancelled(agent.to_owned()).into());
+        }
+        if let Some(start) = app.agents.find(agent, TURN) {
+            return Ok(start);
+        }
+        let waited = app.clock.boot().saturating_sub(since);
+        if waited >= app.config.agents.wait {
+            return Err(AgentsError::Away { agent: agent.to_owned(), seconds: waited.as_secs() }.into());
+        }
+    }
 }
 
 /// Why it really ended.

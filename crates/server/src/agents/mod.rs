@@ -11,6 +11,7 @@ mod authority;
 mod desk;
 mod door;
 mod intake;
+mod places;
 mod record;
 
 pub(crate) use desk::Desk;
