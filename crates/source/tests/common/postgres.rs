@@ -154,7 +154,7 @@ impl Postgres {
             max_rate: None,
             hold_wal: true,
             wal: None,
-            connect_within: Span(std::time::Duration::from_secs(5)),
+            connect_within: Span(std::time::Duration::from_secs(30)),
             expect: PostgresExpect::default(),
         }
     }

@@ -118,7 +118,7 @@ impl Samba {
             retries: 2,
             retry_pause: Span(second / 10),
             reconnects: 3,
-            reconnect_within: Span(second * 20),
+            reconnect_within: Span(second * 60),
             expect: SmbExpect::default(),
         }
     }
@@ -174,7 +174,7 @@ impl Holder {
                 let _ = stopped.await;
             });
         });
-        is_ready.recv_timeout(std::time::Duration::from_secs(20)).expect("the file is held");
+        is_ready.recv_timeout(std::time::Duration::from_mins(2)).expect("the file is held");
         Self { _stop: stop }
     }
 }

@@ -136,8 +136,8 @@ impl Sshd {
             retries: 2,
             retry_pause: Span(second / 10),
             reconnects: 3,
-            reconnect_within: Span(second * 20),
-            connect_within: Span(second * 10),
+            reconnect_within: Span(second * 60),
+            connect_within: Span(second * 30),
         }
     }
 }
