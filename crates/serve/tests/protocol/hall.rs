@@ -23,7 +23,7 @@ use rustls::{
 };
 
 /// Long enough for the slowest machine; only a failing test waits it out.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
 pub(crate) const PASSWORD: &str = "correct-horse";
 
 /// Writes events down and lets a test wait for one.
