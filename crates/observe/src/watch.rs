@@ -224,10 +224,13 @@ mod tests {
         let clock = SystemClock;
         let mut watcher = Watcher::new(watched, 1, &clock);
         let (start, mut words) = (clock.boot(), Vec::new());
-        while clock.boot().saturating_sub(start) < Duration::from_secs(2) {
+        // One beginning soon after another's is enough: a busy machine lets some of them wait.
+        let overlap = |words: &[Seen]| words.windows(2).any(|two| two[1].boot_ms - two[0].boot_ms < 400);
+        while words.len() < 6 || !overlap(&words) {
+            let took = clock.boot().saturating_sub(start);
+            assert!(took < Duration::from_mins(1), "{} words in {took:?}", words.len());
             words.extend(watcher.turn(&clock));
         }
-        assert!(words.len() >= 6, "{} words in 2 s", words.len());
         assert!(words.is_sorted_by_key(|word| word.boot_ms));
         assert!(words.iter().all(|word| word.path_open && !word.ok), "port 1 refuses, which is an answer");
         assert!(words.iter().all(|word| word.unapproved == ["127.0.0.1:1"]), "{words:#?}");
