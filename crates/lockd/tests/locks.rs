@@ -79,7 +79,7 @@ impl Lockd {
         let lockd = Self(child);
         let begin = SystemClock.boot();
         while UnixStream::connect(disk.path("lock.sock")).is_err() {
-            assert!(SystemClock.boot().saturating_sub(begin) < Duration::from_secs(20), "it does not listen");
+            assert!(SystemClock.boot().saturating_sub(begin) < Duration::from_mins(2), "it does not listen");
             SystemClock.sleep(Duration::from_millis(20));
         }
         lockd

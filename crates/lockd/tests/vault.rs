@@ -91,7 +91,7 @@ fn what_was_proven_is_immutable_and_goes_only_through_the_lock() {
         Lockd(child.args(["--config", &at("lockd.toml")]).env("KURAMORI_LOG", "error").spawn().unwrap());
     let begin = SystemClock.boot();
     while UnixStream::connect(place.path("lock.sock")).is_err() {
-        assert!(SystemClock.boot().saturating_sub(begin) < Duration::from_secs(20));
+        assert!(SystemClock.boot().saturating_sub(begin) < Duration::from_mins(2));
         SystemClock.sleep(Duration::from_millis(20));
     }
 
