@@ -76,7 +76,7 @@ impl Model for Rooms {
             Property::always(LATCH, |_, room: &Room| room.latch.is_none() || room.is_latched()),
             Property::always(KEPT, |_, room: &Room| {
                 let ended = room.opened.last().is_none_or(|(_, deadline)| room.now >= *deadline);
-                let kept = room.gate.as_ref().is_some_and(|gate| match gate.phase {
+                let kept = room.gate.as_ref().is_none_or(|gate| match gate.phase {
                     GateState::Open(_) => room.path_open(),
                     GateState::Opening { .. } => true,
                     _ => ended,

@@ -8,7 +8,10 @@
 
 use std::{fmt::Write, net::SocketAddr, path::PathBuf, time::Duration};
 
-use kuramori_model::gate::{Layer, LayerState};
+use kuramori_model::{
+    clock::{Clock, SystemClock},
+    gate::{Layer, LayerState},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -48,13 +51,16 @@ fn curl_program() -> String {
     "curl".to_owned()
 }
 
+/// An order to switch on shows its effect within this time (seen: 5 s after it was acknowledged).
+const ON_ITS_WAY: Duration = Duration::from_secs(6);
+
 /// The layer.
 #[derive(Debug)]
 pub struct Redfish {
     config: RedfishConfig,
     password: String,
-    /// It was told to switch on by this process, and has neither shown it nor been told otherwise.
-    switching_on: bool,
+    /// When this process told it to switch on, until it has shown it or has had time enough to.
+    told_on: Option<Duration>,
     /// This process has told it to switch off. A predecessor may have died right after it ordered the opposite.
     told_off: bool,
 }
@@ -91,7 +97,7 @@ impl Redfish {
         if password.chars().any(char::is_control) {
             return Err(ActuatorFault::Unusable("the password is more than a line".to_owned()));
         }
-        Ok(Self { config, password, switching_on: false, told_off: false })
+        Ok(Self { config, password, told_on: None, told_off: false })
     }
 
     fn fault(&self, what: &str) -> ActuatorFault {
@@ -159,6 +165,17 @@ impl Redfish {
     }
 }
 
+impl Redfish {
+    /// Whether an order to switch on may still be under way.
+    fn may_come_on(&mut self, system: &System) -> bool {
+        let pending = self.told_on.is_some_and(|at| SystemClock.boot().saturating_sub(at) < ON_ITS_WAY);
+        if system.power == "On" || !pending {
+            self.told_on = None;
+        }
+        self.told_on.is_some()
+    }
+}
+
 impl Actuator for Redfish {
     fn layer(&self) -> Layer {
         Layer::D
@@ -170,15 +187,14 @@ impl Actuator for Redfish {
 
     fn close(&mut self) -> Result<(), ActuatorFault> {
         let system = self.system()?;
-        // Some controllers refuse what is so already. But one that was told "on" and still says "off" is on its
-        // way: not to contradict it would let the power come on after we have called it off.
-        let off = system.power == "Off" && !self.switching_on;
+        // Some controllers refuse what is so already. But one that was told "on" and still says "off" may be on its
+        // way, also past a "off" that it took in between: it is told again until it has had its time.
+        let off = system.power == "Off" && !self.may_come_on(&system);
         if off && self.told_off {
             return Ok(());
         }
         let told = self.reset(&system, "ForceOff");
         self.told_off = off || told.is_ok();
-        self.switching_on &= told.is_err();
         if off { Ok(()) } else { told }
     }
 
@@ -187,7 +203,7 @@ impl Actuator for Redfish {
         if system.power == "On" {
             return Ok(());
         }
-        self.switching_on = true;
+        self.told_on = Some(SystemClock.boot());
         self.reset(&system, "On")
     }
 
@@ -197,8 +213,8 @@ impl Actuator for Redfish {
 
     fn observe(&mut self) -> Reading {
         match self.system() {
-            Ok(system) if self.switching_on && system.power != "On" => {
-                Reading::unknown(format!("told to switch on, and still PowerState {}", system.power))
+            Ok(system) if self.may_come_on(&system) => {
+                Reading::unknown(format!("told to switch on a moment ago, PowerState {}", system.power))
             }
             Ok(system) => Reading {
                 state: match system.power.as_str() {
