@@ -22,6 +22,7 @@ pub struct Program {
     private: Vec<(PathBuf, PathBuf)>,
     input: Option<Vec<u8>>,
     folder: Option<PathBuf>,
+    within: Option<u32>,
 }
 
 impl Program {
@@ -35,6 +36,7 @@ impl Program {
             private: Vec::new(),
             input: None,
             folder: None,
+            within: None,
         }
     }
 
@@ -89,6 +91,13 @@ impl Program {
         self
     }
 
+    /// Ends the program when it takes longer than so many seconds; then its status is not 0.
+    #[must_use]
+    pub fn within(mut self, seconds: u32) -> Self {
+        self.within = Some(seconds);
+        self
+    }
+
     /// The command as a person would write it.
     pub fn line(&self) -> String {
         std::iter::once(&self.name)
@@ -104,6 +113,10 @@ impl Program {
         let mut words: Vec<OsString> = Vec::new();
         if let Some(namespace) = namespace {
             words.extend(["ip", "netns", "exec", namespace].map(OsString::from));
+        }
+        if let Some(seconds) = self.within {
+            words.push("timeout".into());
+            words.push(seconds.to_string().into());
         }
         if !self.private.is_empty() {
             let mounts = "n=$1; shift; while [ $n -gt 0 ]; do mount --bind \"$1\" \"$2\" || exit 125; \

@@ -52,12 +52,7 @@ pub fn run(lab: &Lab, product: &Product, story: &Story) -> Result<Summary> {
     let site = site::raise(lab, product, story)?;
     story.console(&site.console());
     agent::enrol(&site, story)?;
-    night::pull(&site, "directory", &mut summary, story)?;
-    night::pull(&site, "billing", &mut summary, story)?;
-    night::pull(&site, "ophthalmology", &mut summary, story)?;
-    night::pull(&site, "laboratory", &mut summary, story)?;
-    night::pull(&site, "pathology", &mut summary, story)?;
-    night::pull(&site, "ward", &mut summary, story)?;
+    night::pull_all(&site, &mut summary, story)?;
 
     summary.positive_control = vault::positive_control(lab, story)?;
     let vault = vault::raise(lab, product, &site, story)?;

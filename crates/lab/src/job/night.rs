@@ -15,6 +15,22 @@ use crate::{Program, Result, Role};
 pub(super) const SYSTEMS: [&str; 7] =
     ["directory", "billing", "ophthalmology", "pacs", "laboratory", "pathology", "ward"];
 
+/// Everything that the server takes by itself: the agent works beside the pulls.
+pub(super) fn pull_all(site: &Site<'_>, summary: &mut Summary, story: &Story) -> Result<()> {
+    let directory = std::thread::scope(|scope| {
+        let agent = scope.spawn(|| {
+            let mut own = Summary::default();
+            pull(site, "directory", &mut own, story).map(|()| own.systems)
+        });
+        for system in ["billing", "ophthalmology", "laboratory", "pathology", "ward"] {
+            pull(site, system, summary, story)?;
+        }
+        agent.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    summary.systems.splice(0..0, directory);
+    Ok(())
+}
+
 /// Has the server pull a department, and waits.
 pub(super) fn pull(site: &Site<'_>, system: &str, summary: &mut Summary, story: &Story) -> Result<()> {
     let begin = SystemClock.boot();

@@ -21,6 +21,9 @@ use crate::{
     program::Program,
 };
 
+/// Seconds after which a login without an answer is none: clients try a dead domain for half a minute.
+const SOON: u32 = 4;
+
 /// Starts all that the lab was asked for; the ones that must fill themselves do that side by side.
 pub(crate) fn start(lab: &Lab) -> Result<()> {
     let wanted = |service| lab.what().services.contains(&service);

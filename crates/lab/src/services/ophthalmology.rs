@@ -233,6 +233,11 @@ impl<'lab> Ophthalmology<'lab> {
         self.samba().ask(SHARE, READER, READER_SECRET, command)
     }
 
+    /// Whether the reader is let in soon: within four seconds.
+    pub fn lets_in(self) -> bool {
+        self.samba().ask_within(Some(super::SOON), SHARE, READER, READER_SECRET, "ls").is_ok()
+    }
+
     /// Writes the dump of a night over that of the last one, its marker last.
     ///
     /// # Errors

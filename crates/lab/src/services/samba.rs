@@ -155,6 +155,18 @@ impl Samba<'_> {
 
     /// One command of `smbclient` from the site server; gives back what it wrote.
     pub(super) fn ask(self, share: &str, user: &str, secret: &str, command: &str) -> Result<String> {
+        self.ask_within(None, share, user, secret, command)
+    }
+
+    /// The same; no answer within so many seconds is a refusal.
+    pub(super) fn ask_within(
+        self,
+        seconds: Option<u32>,
+        share: &str,
+        user: &str,
+        secret: &str,
+        command: &str,
+    ) -> Result<String> {
         let login = self.folder().join(format!("{user}.login"));
         if !login.exists() {
             let password = self.lab.secret(secret)?;
@@ -165,6 +177,7 @@ impl Samba<'_> {
             "-c",
             command,
         ]);
+        let client = seconds.map_or(client.clone(), |seconds| client.within(seconds));
         let outcome = self.lab.host(Role::Srv).try_run(&client)?;
         let text = outcome.text();
         // smbclient reports some refusals on its output and ends well.

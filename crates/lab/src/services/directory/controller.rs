@@ -128,15 +128,29 @@ impl<'lab> Controller<'lab> {
     }
 
     /// Somebody logs in by Kerberos from a host and counts the accounts over LDAP.
-    pub(in crate::services) fn login(&self, (login, password): (&str, &str), from: Role) -> Result<u64> {
+    pub(in crate::services) fn login(&self, login: (&str, &str), from: Role) -> Result<u64> {
+        let ask = self.question(login, from)?;
+        self.answer(&ask, from)
+    }
+
+    /// The same; no answer soon is a refusal.
+    pub(in crate::services) fn login_soon(&self, login: (&str, &str), from: Role) -> Result<u64> {
+        let ask = self.question(login, from)?.within(crate::services::SOON);
+        self.answer(&ask, from)
+    }
+
+    fn question(&self, (login, password): (&str, &str), from: Role) -> Result<Program> {
         let desk = Desk { lab: self.lab, role: from, controller: self.role.address() };
         desk.prepare()?;
         let server = format!("{}.{}", self.name.to_lowercase(), REALM.to_lowercase());
-        let ask = desk
+        Ok(desk
             .program("/usr/bin/python3")
             .args(["-c", LOGIN, &server, login, REALM, DOMAIN])
-            .input(password);
-        let answer = self.lab.host(from).text(&ask)?;
+            .input(password))
+    }
+
+    fn answer(&self, ask: &Program, from: Role) -> Result<u64> {
+        let answer = self.lab.host(from).text(ask)?;
         answer.trim().parse().map_err(|_| LabError::Answer { server: "the domain controller", answer })
     }
 

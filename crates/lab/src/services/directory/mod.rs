@@ -156,6 +156,11 @@ impl<'lab> Directory<'lab> {
         self.controller().login((login, password), Role::Lan)
     }
 
+    /// Whether somebody is let in soon: within four seconds.
+    pub fn lets_in(self, login: &str, password: &str) -> bool {
+        self.controller().login_soon((login, password), Role::Lan).is_ok()
+    }
+
     fn wishes(self) -> Result<serde_json::Value> {
         let staff = self.staff();
         let mut groups: BTreeMap<String, Vec<&str>> = BTreeMap::new();
