@@ -53,7 +53,7 @@ fn a_killed_backup_loses_nothing_that_was_committed() {
     println!("seed {seed}");
     let seeded = SeededRandom::new(seed);
     let mut acknowledged = Vec::new();
-    let mut round = 0;
+    let mut round = 0_u64;
     // Longer from round to round on a machine on which none lived long enough.
     while round < rounds || (acknowledged.is_empty() && round < 8 * rounds) {
         round += 1;
