@@ -71,13 +71,13 @@ impl Ground {
         found: &Stat,
     ) -> Option<&'static str> {
         self.base.as_ref()?;
-        // A file system of its own in the snapshot, too.
-        if found.st_dev != above.st_dev {
-            return None;
-        }
         let btrfs = || rustix::fs::fstatfs(dir).is_ok_and(|found| i64::from(BTRFS) == found.f_type);
         if found.st_ino == EMPTY_SUBVOLUME && btrfs() {
             return Some("it is a subvolume of its own, which the snapshot does not contain");
+        }
+        // A file system of its own in the snapshot, too. (What stands for a missing subvolume has another device.)
+        if found.st_dev != above.st_dev {
+            return None;
         }
         let device = |path: &Path| rustix::fs::lstat(path).map(|stat| stat.st_dev).ok();
         // By the device and not by the mount: a sandbox may mount what it lets us write a second time in its place.
