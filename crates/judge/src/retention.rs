@@ -4,8 +4,8 @@
 //! somebody can make the receiver take points at will, or move its wall clock ("retention poisoning"):
 //!
 //! - Order is the receiver's sequence. The wall clock only groups neighbours into days, weeks and months; a
-//!   group also ends when more accumulated time than its own length has passed, so a clock that stands still
-//!   does not squeeze a month into one day.
+//!   group also ends when more accumulated time has passed than its own length, or than the wall clock shows, so
+//!   a clock that stands still or is set back does not squeeze a month into one day.
 //! - A tier keeps the newest N groups *and* every group younger than N lengths by the receiver's accumulated
 //!   time. A burst of points from "the future" therefore adds generations and pushes none out.
 //! - The newest good point, the newest inspected clean one, the floor, and everything younger than
@@ -148,6 +148,9 @@ pub struct Plan {
 const DAY: Duration = Duration::from_hours(24);
 /// A day has 25 hours once a year.
 const SLACK: Duration = Duration::from_hours(1);
+/// By how much the wall clock may have been set back within a group. One that went back further would squeeze two
+/// days into one, and the later would stand for both.
+const DRIFT: Duration = Duration::from_mins(10);
 
 /// A tier: how points are grouped, how long a group is, how many groups stay.
 struct Tier {
@@ -240,16 +243,18 @@ pub fn generations(points: &[Held], zone: &TimeZone) -> u32 {
 /// newest good one. Groups without a good point have none.
 fn representatives(points: &[Held], tier: &Tier, zone: &TimeZone) -> Vec<usize> {
     let mut found = Vec::new();
-    let mut group: Option<(Date, Duration)> = None;
+    let mut group: Option<(Date, &Held)> = None;
     let mut best: Option<usize> = None;
     for (index, point) in points.iter().enumerate() {
         let day = point.received.to_zoned(zone.clone()).date();
-        let inside = group.is_some_and(|(first, age)| {
-            (tier.same)(first, day) && age.saturating_sub(point.age) <= tier.length + SLACK
+        let inside = group.is_some_and(|(date, first)| {
+            let passed = first.age.saturating_sub(point.age);
+            let shown = Duration::try_from(point.received.duration_since(first.received)).unwrap_or_default();
+            (tier.same)(date, day) && passed <= tier.length + SLACK && passed <= shown + DRIFT
         });
         if !inside {
             found.extend(best.take());
-            group = Some((day, point.age));
+            group = Some((day, point));
         }
         let better = match best {
             None => true,

@@ -148,6 +148,25 @@ fn an_inspected_clean_point_outlives_newer_unknown_and_suspect_ones() {
     assert!(receiver.points.len() > 350, "nothing newer than the clean one could be replaced");
 }
 
+#[test]
+fn a_clock_set_back_by_hours_does_not_make_two_days_one() {
+    let policy = Retention { removals_per_day: 1000, ..Retention::default() };
+    let mut receiver = Receiver::new();
+    receiver.nights(20, &policy);
+    let last = receiver.held().last().unwrap().sequence;
+    // 25 hours later the receiver's clock shows the evening of the same day.
+    receiver.hours += 25;
+    receiver.offset_hours = -3;
+    receiver.take(true, Verdict::Unknown);
+    receiver.offset_hours = 0;
+    for _ in 0..5 {
+        receiver.hours += 12;
+        receiver.take(true, Verdict::Unknown);
+        receiver.apply(&policy);
+    }
+    assert!(kept(&receiver.plan(&policy)).contains(&last));
+}
+
 fn verdict() -> impl Strategy<Value = Verdict> {
     prop_oneof![
         6 => Just(Verdict::Unknown),
