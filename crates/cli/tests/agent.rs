@@ -139,7 +139,7 @@ fn an_agents_files_come_back_with_acl_and_xattrs_and_an_unchanged_run_sends_almo
     assert_eq!(portrait(&back), portrait(&data));
     assert!(tool("getfacl", &["empty"], &back).contains("user:nobody:rw-"), "the comparison sees ACLs");
     drop(agent);
-    assert!(ward.agent("ward-1")["connected"] == false, "it said goodbye");
+    support::hospital::until("its goodbye", || (ward.agent("ward-1")["connected"] == false).then_some(()));
 }
 
 #[test]
